@@ -1,1 +1,28 @@
-//! dot-proxy-config
+//! What a person writes to configure `dot-proxy`, and nothing else: no sockets, no files, no TLS.
+//!
+//! The injector validates with these types exactly what the proxy will accept. Everything is parsed into a type that
+//! can only hold what is usable; an error names the path of the field and the remedy.
+//!
+//! ```text
+//! YAML or JSON ──Config::from_yaml──► Config ──to_json──► the pod's annotation dot-sidecar.io/config
+//!                                       │
+//!     certificates  Server  ServerName  Suffix  Network  ByteSize  log
+//! ```
+
+mod certificates;
+mod config;
+mod error;
+pub mod log;
+mod network;
+mod server;
+mod size;
+mod suffix;
+mod text;
+
+pub use certificates::CaCertificates;
+pub use config::{Admin, Cache, Cluster, Config, Listen, Query, Route, Threads, Upstream};
+pub use error::{ConfigError, ParseError};
+pub use network::Network;
+pub use server::{Preset, Protocol, Server, ServerName, TlsServer};
+pub use size::ByteSize;
+pub use suffix::Suffix;

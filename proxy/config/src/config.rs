@@ -1,0 +1,325 @@
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::log::Log;
+use crate::{ByteSize, CaCertificates, ConfigError, Network, Preset, Protocol, Server, Suffix};
+
+/// The whole configuration of `dot-proxy`, as written. Every part may be left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Config {
+    /// Where queries are taken, and from whom.
+    pub listen: Listen,
+    /// Where health and metrics are served.
+    pub admin: Admin,
+    /// How the proxy logs.
+    pub log: Log,
+    /// Worker threads; one is right for a pod.
+    pub threads: Threads,
+    /// Who answers what no route covers. Encrypted and authenticated always.
+    pub upstream: Upstream,
+    /// Who answers names under certain suffixes; the longest suffix wins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// The Kubernetes cluster around the proxy, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
+    /// How answers are kept.
+    pub cache: Cache,
+    /// How long a query may take.
+    pub query: Query,
+}
+
+/// Where queries are taken, and from whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Listen {
+    /// Address to listen on, UDP and TCP.
+    pub host: IpAddr,
+    /// Port to listen on, UDP and TCP; 0 lets the system choose.
+    pub port: u16,
+    /// TCP clients at once.
+    pub connections: u32,
+    /// Sources that are served besides loopback and private ranges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Network>,
+}
+
+/// Where health and metrics are served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Admin {
+    /// Address and port; `[::]` becomes 0.0.0.0 where there is no IPv6.
+    pub address: SocketAddr,
+}
+
+/// A number of worker threads, 1 to 64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Threads(#[schemars(range(min = 1, max = 64))] pub u16);
+
+/// Who answers what no route covers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Upstream {
+    /// Servers, in the order in which they are tried.
+    pub servers: Vec<Server>,
+    /// The transport of presets.
+    pub protocol: Protocol,
+    /// CA certificates in PEM that replace the public roots built in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CaCertificates>,
+    /// A file of CA certificates in PEM that replace the public roots built in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Who answers names under certain suffixes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Route {
+    /// The suffixes; each stands for itself and everything under it.
+    pub suffixes: Vec<Suffix>,
+    /// Servers, in the order in which they are tried.
+    pub servers: Vec<Server>,
+}
+
+/// The Kubernetes cluster around the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cluster {
+    /// The cluster's domain. Names under it that the Kubernetes DNS specification cannot contain, which libc makes from
+    /// the search list, are answered NXDOMAIN in the proxy.
+    pub domain: Suffix,
+}
+
+/// How answers are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cache {
+    /// Memory for answers; left out, a quarter of the container's memory limit, and 8Mi where there is none. 0 keeps none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+    /// Answers are kept at least so long, in seconds.
+    pub min_ttl_seconds: u32,
+    /// Answers are kept at most so long, in seconds.
+    pub max_ttl_seconds: u32,
+}
+
+/// How long a query may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Query {
+    /// A query without an answer by then is answered SERVFAIL, in milliseconds. libc asks again after 5,000.
+    pub deadline_milliseconds: u32,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 1053, connections: 1024, allow: Vec::new() }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: SocketAddr::from(([127, 0, 0, 1], 9853)) }
+    }
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self { servers: vec![Server::Preset(Preset::Cloudflare)], protocol: Protocol::Dot, ca: None, ca_file: None }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { size: None, min_ttl_seconds: 0, max_ttl_seconds: 86_400 }
+    }
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self { deadline_milliseconds: 4_000 }
+    }
+}
+
+impl Config {
+    /// Reads a configuration from YAML, of which JSON is a part.
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        let value: serde_json::Value = if text.trim().is_empty() {
+            serde_json::Value::Object(serde_json::Map::new())
+        } else {
+            serde_saphyr::from_str(text)
+                .map_err(|error| ConfigError::at("", format!("not readable as YAML or JSON: {error}")))?
+        };
+        let config: Self = serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            ConfigError::at(if path == "." { String::new() } else { path }, error.inner().to_string())
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The configuration as compact JSON, which [`Config::from_yaml`] reads back the same.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings, numbers and lists always have a JSON form")
+    }
+
+    /// What no single field can know: rules that span fields, and bounds of numbers.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        in_range("threads", u32::from(self.threads.0), 1, 64)?;
+        in_range("listen.connections", self.listen.connections, 1, 65_536)?;
+        in_range("query.deadlineMilliseconds", self.query.deadline_milliseconds, 100, 60_000)?;
+        in_range("cache.maxTtlSeconds", self.cache.max_ttl_seconds, 1, 604_800)?;
+        in_range("cache.minTtlSeconds", self.cache.min_ttl_seconds, 0, self.cache.max_ttl_seconds)?;
+        self.check_upstream()?;
+        self.check_routes()
+    }
+
+    fn check_upstream(&self) -> Result<(), ConfigError> {
+        if self.upstream.servers.is_empty() {
+            return Err(ConfigError::at(
+                "upstream.servers",
+                "is empty: name a server, such as cloudflare, or leave the field out",
+            ));
+        }
+        for (index, server) in self.upstream.servers.iter().enumerate() {
+            if let Server::Plain(_) = server {
+                return Err(ConfigError::at(
+                    format!("upstream.servers[{index}]"),
+                    format!(
+                        "\"{server}\" would leave in the clear: write tls://ADDRESS#NAME here; plain servers can stand in routes, for names under their suffixes"
+                    ),
+                ));
+            }
+        }
+        if self.upstream.ca.is_some() && self.upstream.ca_file.is_some() {
+            return Err(ConfigError::at("upstream.caFile", "stands beside upstream.ca: give one of them"));
+        }
+        Ok(())
+    }
+
+    fn check_routes(&self) -> Result<(), ConfigError> {
+        let mut seen = std::collections::HashMap::new();
+        for (index, route) in self.routes.iter().enumerate() {
+            if route.suffixes.is_empty() {
+                return Err(ConfigError::at(
+                    format!("routes[{index}].suffixes"),
+                    "is empty: name a domain, such as cluster.local",
+                ));
+            }
+            if route.servers.is_empty() {
+                return Err(ConfigError::at(
+                    format!("routes[{index}].servers"),
+                    "is empty: name a server, such as udp://10.96.0.10",
+                ));
+            }
+            for (at, suffix) in route.suffixes.iter().enumerate() {
+                if let Some(earlier) = seen.insert(suffix, index) {
+                    return Err(ConfigError::at(
+                        format!("routes[{index}].suffixes[{at}]"),
+                        format!("{suffix} is routed by routes[{earlier}] already: keep one of them"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn in_range(path: &str, value: u32, least: u32, most: u32) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::at(path, format!("{value} is out of range: write a number from {least} to {most}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(text: &str) -> String {
+        Config::from_yaml(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_configuration_is_the_default_one() {
+        for text in ["", "\n", "{}"] {
+            assert_eq!(Config::from_yaml(text), Ok(Config::default()));
+        }
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn yaml_and_json_say_the_same() {
+        let yaml = "listen: {host: 127.0.0.1, port: 53}\nupstream:\n  servers: [tls://192.0.2.53#dns.example]\nroutes:\n- suffixes: [Cluster.local.]\n  servers: [udp://10.96.0.10]\ncluster: {domain: cluster.local}\ncache: {size: 4Mi}\n";
+        let json = r#"{"listen":{"host":"127.0.0.1","port":53},"upstream":{"servers":["tls://192.0.2.53:853#dns.example"]},"routes":[{"suffixes":["cluster.local"],"servers":["udp://10.96.0.10:53"]}],"cluster":{"domain":"cluster.local"},"cache":{"size":"4Mi"}}"#;
+        assert_eq!(Config::from_yaml(yaml).unwrap(), Config::from_yaml(json).unwrap());
+    }
+
+    #[test]
+    fn an_error_names_the_path_of_the_field_and_the_remedy() {
+        for (text, path, remedy) in [
+            ("upstream: {servers: [cloudflare, nonsense]}", "upstream.servers[1]: ", "cloudflare, quad9, google"),
+            ("upstream: {servers: []}", "upstream.servers: ", "name a server"),
+            ("upstream: {server: [quad9]}", "upstream.server: ", "expected one of"),
+            ("upstream: {servers: [\"udp://10.0.0.1\"]}", "upstream.servers[0]: ", "write tls://"),
+            ("listen: {port: 70000}", "listen.port: ", "expected u16"),
+            ("listen: {host: localhost}", "listen.host: ", "invalid IP address"),
+            ("listen: {allow: [10.1.0.0/8]}", "listen.allow[0]: ", "write 10.0.0.0/8"),
+            ("threads: 0", "threads: ", "from 1 to 64"),
+            ("query: {deadlineMilliseconds: 1}", "query.deadlineMilliseconds: ", "from 100 to 60000"),
+            ("cache: {size: lots}", "cache.size: ", "such as 4Mi"),
+            ("cache: {minTtlSeconds: 10, maxTtlSeconds: 5}", "cache.minTtlSeconds: ", "from 0 to 5"),
+            (
+                "routes: [{suffixes: [\".\"], servers: [\"udp://10.0.0.1\"]}]",
+                "routes[0].suffixes[0]: ",
+                "name a domain",
+            ),
+            ("routes: [{suffixes: [a], servers: []}]", "routes[0].servers: ", "name a server"),
+            ("routes: [{suffixes: [a, A.], servers: [quad9]}]", "routes[0].suffixes[1]: ", "keep one"),
+            ("log: {level: loud}", "log.level: ", "expected one of"),
+            ("upstream: {ca: hello}", "upstream.ca: ", "BEGIN CERTIFICATE"),
+        ] {
+            let error = refused(text);
+            assert!(error.starts_with(path) && error.contains(remedy), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_yaml_is_refused_with_its_place() {
+        let error = refused("listen: {host: 127.0.0.1\n");
+        assert!(error.starts_with("not readable as YAML or JSON"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_written_as_json_reads_back_the_same() {
+        let mut config = Config::default();
+        config.listen.allow.push("203.0.113.0/24".parse().unwrap());
+        config.routes.push(Route {
+            suffixes: vec!["corp.example".parse().unwrap()],
+            servers: vec!["udp://10.0.0.53".parse().unwrap()],
+        });
+        config.cluster = Some(Cluster { domain: "cluster.local".parse().unwrap() });
+        config.cache.size = Some(ByteSize::from_bytes(4 << 20));
+        assert_eq!(Config::from_yaml(&config.to_json()), Ok(config));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_at_all_is_read_or_refused_without_a_panic(text in "\\PC{0,200}") {
+            let _ = Config::from_yaml(&text);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Types that are written as one string: their serde and schema follow from `FromStr` and `Display`.
+
+/// Implements `Serialize`, `Deserialize` and `JsonSchema` for a type written as one string.
+macro_rules! written_as_text {
+    ($type:ty, $name:literal, $description:literal, $example:literal) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "description": $description, "examples": [$example]})
+            }
+        }
+    };
+}
+
+pub(crate) use written_as_text;
