@@ -1,0 +1,41 @@
+{{/* Labels that everything carries. */}}
+{{- define "dot-sidecar.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "dot-sidecar.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: dot-sidecar
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels that select the injector's pods. They cannot be changed once a Deployment exists. */}}
+{{- define "dot-sidecar.selectorLabels" -}}
+app.kubernetes.io/name: dot-injector
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* The reference of an image: a dict of image (the values) and chart. */}}
+{{- define "dot-sidecar.image" -}}
+{{- .image.repository }}:{{ .image.tag | default .chart.AppVersion }}
+{{- with .image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{/* "true" where the platform chooses the users of containers. */}}
+{{- define "dot-sidecar.openshift" -}}
+{{- if or (eq .Values.platform "openshift") (and (eq .Values.platform "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}true{{ end }}
+{{- end }}
+
+{{/* The injector's configuration. What is empty is left out, so that the proxy's own default holds. */}}
+{{- define "dot-sidecar.config" -}}
+{{- $profile := deepCopy .Values.profile }}
+{{- if not $profile.cache.size }}{{ $_ := unset $profile.cache "size" }}{{ end }}
+{{- if not $profile.upstream.ca }}{{ $_ := unset $profile.upstream "ca" }}{{ end -}}
+sidecar:
+  image: {{ include "dot-sidecar.image" (dict "image" .Values.sidecar.image "chart" .Chart) }}
+  imagePullPolicy: {{ .Values.sidecar.image.pullPolicy }}
+  runAsUser: {{ if include "dot-sidecar.openshift" . }}null{{ else }}{{ toJson .Values.sidecar.runAsUser }}{{ end }}
+cluster: {{- toYaml .Values.cluster | nindent 2 }}
+profile: {{- toYaml $profile | nindent 2 }}
+{{- end }}
