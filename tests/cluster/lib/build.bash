@@ -4,18 +4,17 @@
 
 components=(kube-apiserver etcd kubectl kubelet kube-controller-manager kube-scheduler kube-proxy containerd cni coredns pause helm)
 
-install_packages() {
+install_packages() { # further packages…
   local missing=() package
   # The node's own, then what the tests ask DNS with, capture with, and build images with.
   for package in runc iproute2 nftables conntrack openssl curl ca-certificates socat procps util-linux \
-    unbound knot-dnsutils bind9-dnsutils tcpdump buildah busybox-static; do
+    unbound knot-dnsutils bind9-dnsutils tcpdump buildah "$@"; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null || die "needs the packages ${missing[*]}; only Debian's are known here"
   say "installing ${missing[*]}"
   local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=3 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120)
-  # A policy-rc.d would be the machine's business; what must not run is told so one by one.
   timeout 300 "${apt[@]}" update </dev/null || say "the package lists could not be refreshed: trying with those at hand"
   timeout 600 "${apt[@]}" install --yes --no-install-recommends "${missing[@]}" </dev/null >/dev/null ||
     die "apt-get could not install ${missing[*]}"
@@ -24,19 +23,18 @@ install_packages() {
 kubernetes_version() { sed -n 's/^\s*k8s.io\/kubernetes v\([0-9.]*\).*/\1/p' "$here/kubernetes/go.mod"; }
 
 go_build() { # module-directory output ldflags tags package
-  (cd "$here/$1" && CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false" go build -tags "$4" -ldflags "-s -w $3" -o "$2" "$5")
+  (cd "$here/$1" && CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false" go build -tags "$4" -ldflags "-s -w $3" -o "$2" "$5") ||
+    die "$5 could not be built"
 }
 
 build_into() { # component directory
-  local component=$1 out=$2 version package stamp="" key
+  local component=$1 out=$2 version package
   case $component in
     kube*)
       version=$(kubernetes_version)
-      for key in k8s.io/component-base/version.gitVersion=v$version k8s.io/component-base/version.gitMajor=1 \
-        k8s.io/component-base/version.gitMinor="$(cut -d. -f2 <<<"$version")" k8s.io/client-go/pkg/version.gitVersion=v"$version"; do
-        stamp+=" -X $key"
-      done
-      go_build kubernetes "$out/$component" "$stamp" "" "k8s.io/kubernetes/cmd/$component"
+      package=k8s.io/component-base/version
+      go_build kubernetes "$out/$component" "-X $package.gitVersion=v$version -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$version") \
+        -X k8s.io/client-go/pkg/version.gitVersion=v$version" "" "k8s.io/kubernetes/cmd/$component"
       ;;
     etcd) go_build kubernetes "$out/etcd" "" "" go.etcd.io/etcd/server/v3 ;;
     containerd)
@@ -72,26 +70,28 @@ recipe_of() { # component
   { go env GOVERSION GOARCH && find "$here/$module" -type f | sort | xargs cat "$here/lib/build.bash"; } | sha256sum | cut -c1-16
 }
 
-build() {
+build() { # component…
   command -v go >/dev/null || die "needs Go (the version that kubernetes/go.mod names, or a later one)"
-  local wanted=("$@") component recipe began work
+  local wanted=("$@") component
   [ $# -gt 0 ] || wanted=("${components[@]}")
+  for component in "${wanted[@]}"; do module_of "$component" >/dev/null; done
+  for component in "${wanted[@]}"; do with_lock build 3000 build_component "$component"; done
+}
+
+build_component() { # component: nothing is done where it was built by the same recipe
+  local component=$1 recipe began=$SECONDS work
+  recipe=$(recipe_of "$component")
   mkdir -p "$bin/.built" "$images"
-  for component in "${wanted[@]}"; do
-    recipe=$(recipe_of "$component")
-    [ "$(cat "$bin/.built/$component" 2>/dev/null)" != "$recipe" ] || continue
-    began=$SECONDS
-    work=$(mktemp -d "$home/build.XXXXXX")
-    build_into "$component" "$work" || { rm -rf "$work"; die "$component could not be built"; }
-    # Moved into place whole: a cluster that runs keeps the file it started from.
-    rm -rf "$bin/cni.old"
-    [ "$component" != cni ] || [ ! -e "$bin/cni" ] || mv "$bin/cni" "$bin/cni.old"
-    mv -f "$work"/* "$bin/"
-    rm -rf "$work" "$bin/cni.old"
-    case $component in pause | coredns) image "dot-sidecar.local/$component:v1" "$bin/$component" "$images/$component.tar" ;; esac
-    echo "$recipe" >"$bin/.built/$component"
-    say "built $component in $((SECONDS - began)) s"
-  done
+  [ "$(cat "$bin/.built/$component" 2>/dev/null)" != "$recipe" ] || return 0
+  work=$(mktemp -d "$home/build.XXXXXX")
+  (build_into "$component" "$work") || { rm -rf "$work"; exit 1; }
+  # Moved into place whole: a cluster that runs keeps the file it started from.
+  [ "$component" != cni ] || [ ! -e "$bin/cni" ] || mv "$bin/cni" "$work.old"
+  mv -f "$work"/* "$bin/"
+  rm -rf "$work" "$work.old"
+  case $component in pause | coredns) image "dot-sidecar.local/$component:v1" "$bin/$component" "$images/$component.tar" ;; esac
+  echo "$recipe" >"$bin/.built/$component"
+  say "built $component in $((SECONDS - began)) s"
 }
 
 image() { # name binary out.tar: an image archive as `docker save` writes it, the same bytes for the same binary

@@ -4,15 +4,14 @@
 
 # with_lock NAME SECONDS COMMAND…: one at a time.
 with_lock() {
-  local file=$home/$1.lock seconds=$2 lock status=0
+  local file=$home/$1.lock seconds=$2 lock
   shift 2
   mkdir -p "$home"
   exec {lock}>"$file"
   flock --wait "$seconds" "$lock" || die "another 'cluster' command has held $file for $seconds s"
   local held_lock=$lock # the node's processes must not inherit it
-  "$@" || status=$?
+  "$@"
   exec {lock}>&-
-  return $status
 }
 
 alive() {
@@ -30,7 +29,7 @@ up() { # [--control-plane]
   [ ! -e "$run" ] || { say "removing what is left of an earlier '$name'"; down; }
   local parts=()
   [ $# = 0 ] || parts=(kube-apiserver etcd kubectl)
-  with_lock build 3000 build "${parts[@]}"
+  build "${parts[@]}"
   local tool missing=()
   for tool in runc ip nft conntrack openssl nsenter unshare; do command -v $tool >/dev/null || missing+=("$tool"); done
   [ ${#missing[@]} = 0 ] || die "up: ${missing[*]} missing: run 'cluster install'"

@@ -1,0 +1,41 @@
+# What the scripts of this folder share: where things are kept, steps with a deadline, and a record of what was left out.
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # each script uses what it needs
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/dot-sidecar
+images=$cache/images
+left_out_file=${DOT_LEFT_OUT:-$cache/left-out}
+cluster=$top/tests/cluster/cluster
+static_target=$(uname -m)-unknown-linux-gnu
+export PATH=$cache/bin:$PATH:/usr/sbin:/sbin
+
+say() { printf '── %s\n' "$*"; }
+die() {
+  echo "$(basename "$0"): $*" >&2
+  exit 1
+}
+
+# step MINUTES WHAT COMMAND…: says what is done, ends it when it takes too long, and says how long it took.
+step() {
+  local minutes=$1 what=$2 began=$SECONDS status=0
+  shift 2
+  # At a terminal the command stays in the foreground, so that Ctrl-C reaches it.
+  local foreground=()
+  [ ! -t 0 ] || foreground=(--foreground)
+  say "$what"
+  timeout "${foreground[@]}" --kill-after=10 "${minutes}m" "$@" </dev/null || status=$?
+  case $status in
+    0) say "$what: done in $((SECONDS - began)) s" ;;
+    124 | 137) die "$what: stopped after $minutes minutes: ${*}" ;;
+    *) die "$what: failed with exit code $status: ${*}" ;;
+  esac
+}
+
+# left_out WHAT WHY: a check that this machine cannot run. `make test` lists them, `.ci/run` does not accept any.
+left_out() {
+  mkdir -p "$(dirname "$left_out_file")"
+  echo "$1: $2" >>"$left_out_file"
+}
+
+has() { command -v "$1" >/dev/null; }
