@@ -39,3 +39,13 @@ left_out() {
 }
 
 has() { command -v "$1" >/dev/null; }
+
+version() { sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml"; }
+
+# The helm of this machine, else the one that the cluster is built with. Sets $helm, or leaves it empty.
+find_helm() {
+  helm=$(command -v helm || true)
+  [ -z "$helm" ] || return 0
+  ! has go || step 50 "helm" "$cluster" build helm
+  [ ! -x "$cache/cluster/bin/helm" ] || helm=$cache/cluster/bin/helm
+}
