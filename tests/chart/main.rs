@@ -1,0 +1,35 @@
+//! The Helm chart: what it renders, and which pods its webhook configuration shows to the injector.
+//!
+//! `rendering` needs helm, in PATH or named by the variable `HELM`. `gate` also needs root: it starts an API server by
+//! `tests/cluster/cluster`.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed, and says why")]
+
+mod gate;
+mod rendering;
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The project's folder, in which every program is run.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// What the chart renders with these arguments of helm, in the namespace `release-space`, or why it refuses to.
+fn render(arguments: &[&str]) -> Result<Vec<Value>, String> {
+    let helm = std::env::var("HELM").unwrap_or_else(|_| "helm".to_owned());
+    let output = Command::new(&helm)
+        .args(["template", "dot-sidecar", "charts/dot-sidecar", "--namespace", "release-space"])
+        .args(arguments)
+        .current_dir(ROOT)
+        .output()
+        .unwrap_or_else(|error| panic!("{helm}: {error}; tests/cluster/cluster build helm builds one"));
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.split("\n---\n").map(yaml).filter(|document| !document.is_null()).collect())
+}
+
+fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
+}

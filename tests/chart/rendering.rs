@@ -1,0 +1,273 @@
+//! What the chart renders: what the injector may do, what a value changes, which value is refused.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{ROOT, render, yaml};
+
+/// The only rendered document of this kind.
+fn only<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
+    let mut found = documents.iter().filter(|document| document["kind"] == kind);
+    let document = found.next().unwrap_or_else(|| panic!("no {kind}"));
+    assert!(found.next().is_none(), "more than one {kind}");
+    document
+}
+
+/// The only document of this kind that the chart renders with these arguments.
+fn rendered(kind: &str, arguments: &[&str]) -> Value {
+    only(&render(arguments).unwrap(), kind).clone()
+}
+
+/// The configuration that the injector is given.
+fn injector_config(arguments: &[&str]) -> Value {
+    yaml(rendered("ConfigMap", arguments)["data"]["config.yaml"].as_str().unwrap())
+}
+
+fn webhook(configuration: &Value, name: &str) -> Value {
+    let webhooks = configuration["webhooks"].as_array().unwrap();
+    webhooks.iter().find(|webhook| webhook["name"] == format!("{name}.dot-sidecar.io")).unwrap().clone()
+}
+
+/// Every path of a YAML tree that ends in something other than a map with members.
+fn leaves(tree: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match tree.as_object().filter(|members| !members.is_empty()) {
+        Some(members) => members.iter().for_each(|(name, member)| leaves(member, &format!("{path}/{name}"), found)),
+        None => _ = found.insert(path.to_owned()),
+    }
+}
+
+#[test]
+fn a_cluster_older_than_native_sidecars_is_refused() {
+    assert!(render(&["--kube-version", "1.28.15"]).unwrap_err().contains(">=1.29.0-0"));
+    for version in ["1.29.0", "1.31.2-gke.100", "1.37.0"] {
+        render(&["--kube-version", version]).unwrap();
+    }
+}
+
+#[test]
+fn a_value_that_does_not_exist_or_cannot_be_meant_is_refused_by_name() {
+    for (value, named) in [
+        ("injector.replica=2", "replica"),
+        ("injector.replicas=0", "replicas"),
+        ("profile.upstream.servers={udp://192.0.2.1}", "servers"),
+        ("profile.upstream.servers={tls://192.0.2.1}", "servers"),
+        ("profile.log.level=loud", "level"),
+        ("webhook.annotated.failurePolicy=fail", "failurePolicy"),
+        ("webhook.timeoutSeconds=31", "timeoutSeconds"),
+        ("sidecar.image.digest=abc", "digest"),
+        ("sidecar.runAsUser=0", "runAsUser"),
+        ("sidecar.runAsUser=2147483648", "runAsUser"),
+        ("platform=windows", "platform"),
+    ] {
+        let refused = render(&["--set", value]).unwrap_err();
+        assert!(refused.contains(named), "{value}: {refused}");
+    }
+}
+
+#[test]
+fn the_schema_knows_the_values_that_exist_and_no_others() {
+    let values = yaml(&std::fs::read_to_string(Path::new(ROOT).join("charts/dot-sidecar/values.yaml")).unwrap());
+    let schema: Value = serde_json::from_str(
+        &std::fs::read_to_string(Path::new(ROOT).join("charts/dot-sidecar/values.schema.json")).unwrap(),
+    )
+    .unwrap();
+    let mut described = BTreeSet::new();
+    schema_leaves(&schema, &schema, "", &mut described);
+    described.remove("/global");
+    let mut existing = BTreeSet::new();
+    leaves(&values, "", &mut existing);
+    let unknown: Vec<_> = existing.iter().filter(|path| !described.iter().any(|known| covers(known, path))).collect();
+    assert!(unknown.is_empty(), "in values.yaml alone: {unknown:?}");
+    let optional = [
+        "/injector/resources/claims",
+        "/profile/resources/limits/cpu",
+        "/profile/resources/limits/ephemeral-storage",
+        "/profile/resources/requests/ephemeral-storage",
+    ];
+    let missing: Vec<_> = described
+        .iter()
+        .filter(|known| !optional.contains(&known.as_str()) && !existing.iter().any(|path| covers(known, path)))
+        .collect();
+    assert!(missing.is_empty(), "in values.schema.json alone: {missing:?}");
+}
+
+/// Whether a path is the known one or lies under it.
+fn covers(known: &str, path: &str) -> bool {
+    path == known || path.strip_prefix(known).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Every path of a schema that has no properties of its own.
+fn schema_leaves(root: &Value, schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+    let target = schema["$ref"].as_str().map_or(schema, |reference| root.pointer(&reference[1..]).unwrap());
+    match target["properties"].as_object() {
+        Some(members) => {
+            assert_eq!(target["additionalProperties"], json!(false), "{path} lets unknown names pass");
+            members.iter().for_each(|(name, member)| schema_leaves(root, member, &format!("{path}/{name}"), found));
+        }
+        None => _ = found.insert(path.to_owned()),
+    }
+}
+
+#[test]
+fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
+    let documents = render(&[]).unwrap();
+    let rules = |kind| -> Vec<String> {
+        let rules = only(&documents, kind)["rules"].as_array().unwrap().clone();
+        rules.iter().map(|rule| serde_json::to_string(rule).unwrap()).collect()
+    };
+    assert_eq!(
+        rules("ClusterRole"),
+        [
+            r#"{"apiGroups":["admissionregistration.k8s.io"],"resourceNames":["dot-sidecar"],"resources":["mutatingwebhookconfigurations"],"verbs":["get","patch"]}"#,
+            r#"{"apiGroups":[""],"resources":["namespaces"],"verbs":["get"]}"#,
+            r#"{"apiGroups":[""],"resources":["limitranges"],"verbs":["list","watch"]}"#,
+            r#"{"apiGroups":["apps"],"resources":["replicasets"],"verbs":["get"]}"#,
+            r#"{"apiGroups":["batch"],"resources":["jobs"],"verbs":["get"]}"#,
+            r#"{"apiGroups":["events.k8s.io"],"resources":["events"],"verbs":["create","patch"]}"#,
+        ]
+    );
+    assert_eq!(
+        rules("Role"),
+        [
+            r#"{"apiGroups":[""],"resourceNames":["dot-injector-tls"],"resources":["secrets"],"verbs":["get","update"]}"#,
+            r#"{"apiGroups":[""],"resources":["secrets"],"verbs":["create"]}"#,
+            r#"{"apiGroups":["apps"],"resourceNames":["dot-injector"],"resources":["deployments"],"verbs":["get"]}"#,
+        ]
+    );
+}
+
+#[test]
+fn the_injectors_pods_are_fit_for_pod_security_restricted() {
+    let pod = rendered("Deployment", &[])["spec"]["template"]["spec"].clone();
+    assert_eq!(pod["securityContext"], json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}));
+    assert_eq!(
+        pod["containers"][0]["securityContext"],
+        json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}})
+    );
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+    for shared in ["hostNetwork", "hostPID", "hostIPC", "initContainers"] {
+        assert!(pod[shared].is_null(), "{shared}");
+    }
+}
+
+#[test]
+fn an_update_of_the_injector_never_takes_a_replica_away_first() {
+    let deployment = rendered("Deployment", &[]);
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    assert_eq!(deployment["spec"]["strategy"]["rollingUpdate"], json!({"maxUnavailable": 0, "maxSurge": 1}));
+    assert_eq!(rendered("PodDisruptionBudget", &[])["spec"]["maxUnavailable"], 1);
+}
+
+#[test]
+fn changed_configuration_starts_new_pods_of_the_injector_and_nothing_else_does() {
+    let template = |arguments: &[&str]| rendered("Deployment", arguments)["spec"]["template"].clone();
+    let plain = template(&[]);
+    assert_ne!(plain, template(&["--set", "profile.log.level=debug"]));
+    assert_ne!(plain, template(&["--set", "sidecar.image.tag=next"]));
+    assert_eq!(plain, template(&["--set", "webhook.timeoutSeconds=5,injector.replicas=3"]));
+}
+
+#[test]
+fn the_configuration_holds_what_the_values_say_and_leaves_out_what_is_empty() {
+    let config = injector_config(&["--set", "profile.upstream.servers={quad9},cluster.domain=corp.example"]);
+    assert_eq!(config["profile"]["upstream"], json!({"servers": ["quad9"]}));
+    assert_eq!(config["profile"]["cache"], json!({"minTtlSeconds": 0, "maxTtlSeconds": 86_400}));
+    assert_eq!(config["cluster"]["domain"], "corp.example");
+    let config =
+        injector_config(&["--set", "profile.cache.size=4Mi", "--set-string", "profile.upstream.ca=PEM\nPEM\n"]);
+    assert_eq!(config["profile"]["cache"]["size"], "4Mi");
+    assert_eq!(config["profile"]["upstream"]["ca"], "PEM\nPEM\n");
+}
+
+#[test]
+fn an_image_is_named_by_tag_and_by_digest_if_one_is_given() {
+    let image = |arguments: &[&str]| injector_config(arguments)["sidecar"]["image"].as_str().unwrap().to_owned();
+    assert_eq!(image(&["--set", "sidecar.image.repository=r.example/p"]), "r.example/p:0.1.0");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let named = image(&[
+        "--set",
+        &format!("sidecar.image.repository=r.example/p,sidecar.image.tag=t,sidecar.image.digest={digest}"),
+    ]);
+    assert_eq!(named, format!("r.example/p:t@{digest}"));
+}
+
+#[test]
+fn the_platform_chooses_the_sidecars_user_on_openshift_alone() {
+    let user = |arguments: &[&str]| injector_config(arguments)["sidecar"]["runAsUser"].clone();
+    assert_eq!(user(&[]), 64_053);
+    assert_eq!(user(&["--set", "sidecar.runAsUser=1000660000"]), 1_000_660_000);
+    assert_eq!(user(&["--api-versions", "security.openshift.io/v1"]), Value::Null);
+    assert_eq!(user(&["--set", "platform=openshift"]), Value::Null);
+    assert_eq!(user(&["--set", "sidecar.runAsUser=null"]), Value::Null);
+    assert_eq!(user(&["--api-versions", "security.openshift.io/v1", "--set", "platform=kubernetes"]), 64_053);
+}
+
+#[test]
+fn the_webhooks_leave_their_ca_bundle_to_the_injector() {
+    let configuration = rendered("MutatingWebhookConfiguration", &[]);
+    for webhook in configuration["webhooks"].as_array().unwrap() {
+        assert_eq!(webhook["clientConfig"].as_object().unwrap().keys().collect::<Vec<_>>(), ["service"]);
+        assert_eq!(webhook["clientConfig"]["service"]["namespace"], "release-space");
+    }
+}
+
+#[test]
+fn only_pods_that_ask_can_be_refused_for_want_of_an_injector() {
+    let configuration = rendered("MutatingWebhookConfiguration", &[]);
+    let policy = |name| webhook(&configuration, name)["failurePolicy"].clone();
+    assert_eq!(
+        (policy("annotated"), policy("namespace"), policy("unserved")),
+        (json!("Fail"), json!("Fail"), json!("Ignore"))
+    );
+    let asked = json!({"dot-sidecar.io/inject": "true"});
+    assert_eq!(webhook(&configuration, "annotated")["matchConditions"][0]["name"], "carries-our-annotation");
+    assert_eq!(webhook(&configuration, "namespace")["namespaceSelector"]["matchLabels"], asked);
+    assert_eq!(webhook(&configuration, "unserved")["namespaceSelector"]["matchLabels"], asked);
+    let open = rendered(
+        "MutatingWebhookConfiguration",
+        &["--set", "webhook.annotated.failurePolicy=Ignore,webhook.namespace.failurePolicy=Ignore"],
+    );
+    assert_eq!(webhook(&open, "annotated")["failurePolicy"], "Ignore");
+    assert_eq!(webhook(&open, "namespace")["failurePolicy"], "Ignore");
+}
+
+#[test]
+fn the_injectors_own_namespace_and_kube_system_are_excluded_whatever_else_is() {
+    let configuration =
+        rendered("MutatingWebhookConfiguration", &["--set", "webhook.excludedNamespaces={other,kube-system}"]);
+    for webhook in configuration["webhooks"].as_array().unwrap() {
+        let expected = json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn",
+            "values": ["kube-system", "release-space", "other"]}]);
+        assert_eq!(webhook["namespaceSelector"]["matchExpressions"], expected);
+    }
+}
+
+#[test]
+fn what_is_optional_is_made_only_if_asked_for() {
+    let kinds = |arguments: &[&str]| -> BTreeSet<String> {
+        render(arguments).unwrap().iter().map(|document| document["kind"].as_str().unwrap().to_owned()).collect()
+    };
+    let plain = kinds(&[]);
+    assert!(!plain.contains("NetworkPolicy") && !plain.contains("PodMonitor"));
+    let all = kinds(&["--set", "networkPolicy.enabled=true,metrics.podMonitor.enabled=true"]);
+    assert!(all.contains("NetworkPolicy") && all.contains("PodMonitor"));
+    assert!(!kinds(&["--set", "injector.podDisruptionBudget.enabled=false"]).contains("PodDisruptionBudget"));
+}
+
+#[test]
+fn every_resource_carries_the_common_labels_and_is_told_its_namespace() {
+    let arguments = ["--set", "commonLabels.team=dns,networkPolicy.enabled=true,metrics.podMonitor.enabled=true"];
+    for document in render(&arguments).unwrap() {
+        let metadata = &document["metadata"];
+        assert_eq!(metadata["labels"]["team"], "dns", "{document}");
+        let kind = document["kind"].as_str().unwrap();
+        let cluster_wide = kind.starts_with("Cluster") || kind == "MutatingWebhookConfiguration";
+        assert_eq!(
+            metadata["namespace"],
+            if cluster_wide { Value::Null } else { json!("release-space") },
+            "{document}"
+        );
+    }
+}
