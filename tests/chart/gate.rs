@@ -123,6 +123,7 @@ fn cases() -> Vec<Case> {
     let host_network = json!({"hostNetwork": true});
     let windows = json!({"os": {"name": "windows"}});
     let node_dns = json!({"dnsPolicy": "Default"});
+    let own_dns = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"]}});
     let written = json!({"dot-sidecar.io/config": "{}", "dot-sidecar.io/status": "{}"});
     let many: Value =
         (0..20_000).map(|number| (format!("k{number}"), json!(""))).collect::<serde_json::Map<_, _>>().into();
@@ -156,16 +157,13 @@ fn cases() -> Vec<Case> {
         ("asking", none.clone(), json!({"nodeSelector": {"kubernetes.io/os": "linux"}}), &[NAMESPACE]),
         ("asking", none.clone(), json!({"nodeSelector": {"a": "windows"}}), &[NAMESPACE]),
         ("asking", none.clone(), json!({"dnsPolicy": "ClusterFirst"}), &[NAMESPACE]),
-        (
-            "asking",
-            none.clone(),
-            json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"]}}),
-            &[NAMESPACE],
-        ),
+        ("asking", none.clone(), json!({"dnsPolicy": "ClusterFirstWithHostNet"}), &[NAMESPACE]),
         ("asking", none.clone(), host_network.clone(), &[UNSERVED]),
         ("asking", none.clone(), windows, &[UNSERVED]),
         ("asking", none.clone(), json!({"nodeSelector": {"kubernetes.io/os": "windows"}}), &[UNSERVED]),
+        ("asking", none.clone(), json!({"nodeSelector": {"beta.kubernetes.io/os": "windows"}}), &[UNSERVED]),
         ("asking", none.clone(), node_dns, &[UNSERVED]),
+        ("asking", none.clone(), own_dns, &[UNSERVED]),
         ("asking", asks.clone(), none.clone(), &[ANNOTATED]),
         ("asking", asks.clone(), host_network.clone(), &[ANNOTATED]),
         ("asking", json!({"dot-sidecar.io/inject": "false"}), none.clone(), &[ANNOTATED]),
