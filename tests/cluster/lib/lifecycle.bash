@@ -90,10 +90,11 @@ in_node() { # command…: in the node's namespaces and the caller's directory
 }
 
 load() { # archive…
-  local archive
+  local archive output
+  [ $# -gt 0 ] || die "load: needs an ARCHIVE"
   for archive in "$@"; do
     [ -r "$archive" ] || die "load: $archive cannot be read"
-    (in_node timeout 120 ctr -n k8s.io images import "$(realpath "$archive")") >/dev/null || die "load: $archive could not be imported"
+    output=$(in_node timeout 120 ctr -n k8s.io images import "$(realpath "$archive")" 2>&1) || die "load: $archive: $output"
   done
 }
 
