@@ -1,1 +1,28 @@
-//! dot-proxy
+//! `dot-proxy`: a DNS-over-TLS forwarder (RFC 7858), strict about who it talks to.
+//!
+//! ```text
+//!  client ─► listener/{udp,tcp} ─► resolve ─► wire      what does the message say
+//!                                     │   ─► policy    answered here, refused, or forwarded
+//!                                     │   ─► cache     answered before
+//!                                     │   ─► router    which group
+//!                                     └──────► upstream/group ─► dot ─► connect ─► connection ─► server
+//!                                                            └─► plain ─────────────────────────► cluster DNS
+//! ```
+//!
+//! `wire`, `policy`, `cache` and `router` know no socket and no clock. Stages never call each other: `resolve` calls
+//! them. `listener` knows `resolve`; only `app` knows all. `config` turns what was written into what is run, `cli` is the
+//! command line, `admin` serves health and metrics.
+
+pub mod admin;
+pub mod app;
+pub mod cache;
+pub mod cli;
+pub mod clients;
+pub mod config;
+pub mod listener;
+pub mod logging;
+pub mod policy;
+pub mod resolve;
+pub mod router;
+pub mod upstream;
+pub mod wire;

@@ -1,0 +1,155 @@
+//! The one file that names every module: builds the stages, binds the sockets, runs, and drains.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::admin::{self, Admin};
+use crate::cache::Cache;
+use crate::config::{Resolved, without_ipv6};
+use crate::listener::{Sockets, listen_tcp, tcp, udp};
+use crate::resolve::{Resolver, Stages};
+use crate::upstream::group;
+
+/// What a drain may take beyond a query's deadline: replies still have to be written.
+const DRAIN_MARGIN: Duration = Duration::from_secs(1);
+
+/// A proxy whose sockets are bound.
+pub struct App {
+    sockets: Sockets,
+    admin_listener: TcpListener,
+    admin: Arc<Admin>,
+    resolver: Arc<Resolver>,
+    connections: usize,
+    deadline: Duration,
+}
+
+/// An address that could not be bound.
+#[derive(Debug)]
+pub struct BindError {
+    flag: &'static str,
+    address: SocketAddr,
+    error: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { flag, address, error } = self;
+        write!(f, "cannot listen on {address} ({flag}): {error}")?;
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                write!(f, "; another program listens there: stop it, or choose another with {flag}")
+            }
+            io::ErrorKind::PermissionDenied => write!(
+                f,
+                "; ports below net.ipv4.ip_unprivileged_port_start need privilege: choose another with {flag}, or lower that sysctl"
+            ),
+            io::ErrorKind::AddrNotAvailable => {
+                write!(f, "; this machine has no such address: choose another with {flag}")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// The stages of a configuration, without any socket: what `serve` listens for and `query` asks once.
+pub fn resolver(config: Resolved, registry: &mut Registry) -> Resolver {
+    let metrics = group::Metrics::default();
+    metrics.register(registry);
+    let bounds = config.bounds;
+    let groups = config
+        .groups
+        .into_iter()
+        .map(|group| group::Group::new(&group.name, group.servers, bounds, metrics.clone()))
+        .collect();
+    let stages = Stages {
+        policy: config.policy,
+        cache: Cache::new(config.cache_budget, registry),
+        router: config.router,
+        groups,
+        access: config.access,
+        deadline: config.deadline,
+    };
+    Resolver::new(stages, registry)
+}
+
+impl App {
+    /// Builds everything and binds the sockets, the admin's last: who can ask it knows that all is bound.
+    pub fn bind(config: Resolved) -> Result<Self, BindError> {
+        let mut registry = Registry::with_prefix("dot_proxy");
+        register_build(&mut registry);
+        let (listen, admin_address) = (config.listen, config.admin);
+        let (connections, deadline) = (config.connections, config.deadline);
+        let resolver = Arc::new(resolver(config, &mut registry));
+        let sockets =
+            Sockets::bind(listen).map_err(|error| BindError { flag: "--host, --port", address: listen, error })?;
+        let admin_listener =
+            bind_admin(admin_address).map_err(|error| BindError { flag: "--admin", address: admin_address, error })?;
+        let admin = Arc::new(Admin { registry, resolver: Arc::clone(&resolver) });
+        Ok(Self { sockets, admin_listener, admin, resolver, connections, deadline })
+    }
+
+    /// Where queries are taken; UDP and TCP have the same port.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.sockets.tcp.local_addr()
+    }
+
+    /// Where health and metrics are served.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin_listener.local_addr()
+    }
+
+    /// Serves until `shutdown` completes, then finishes what is in flight. False when a listener ended by itself.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
+        let (stop, stopped) = watch::channel(false);
+        let mut listeners = JoinSet::new();
+        let udp_socket = Arc::new(self.sockets.udp);
+        self.resolver.warm_up();
+        listeners.spawn(udp::serve(udp_socket, Arc::clone(&self.resolver), stopped.clone()));
+        listeners.spawn(tcp::serve(self.sockets.tcp, self.connections, Arc::clone(&self.resolver), stopped.clone()));
+        listeners.spawn(admin::serve(self.admin_listener, self.admin, stopped));
+        let asked_to_stop = tokio::select! {
+            () = shutdown => true,
+            ended = listeners.join_next() => {
+                warn!(?ended, "a listener ended by itself; the proxy stops");
+                false
+            }
+        };
+        info!("draining: no new queries are taken, those in flight are finished");
+        let _ = stop.send(true); // a listener that has ended does not hear it
+        let draining = async {
+            self.resolver.drained().await;
+            while listeners.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(self.deadline + DRAIN_MARGIN, draining).await.is_err() {
+            warn!("some clients did not take their replies in time");
+        }
+        info!("stopped");
+        asked_to_stop
+    }
+}
+
+fn bind_admin(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_tcp(address).or_else(|error| match without_ipv6(address, &error) {
+        Some(ipv4) => listen_tcp(ipv4),
+        None => Err(error),
+    })
+}
+
+fn register_build(registry: &mut Registry) {
+    let build = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+    registry.register("build_info", "Always 1; the label tells the version", build);
+}

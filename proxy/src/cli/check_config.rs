@@ -1,0 +1,43 @@
+//! `dot-proxy check-config FILE`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use super::options::read_config;
+use crate::config::Resolved;
+
+/// Say whether a configuration file can be used, and what it means
+#[derive(Debug, Args)]
+pub(super) struct CheckConfig {
+    /// The file, YAML or JSON
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl CheckConfig {
+    #[expect(clippy::print_stdout, reason = "the verdict is the command's result")]
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let written = read_config(&self.file)?;
+        let file = self.file.display();
+        let resolved = Resolved::from_written(&written).map_err(|error| Failure::Usage(format!("{file}: {error}")))?;
+        println!("{file}: usable");
+        println!("  takes queries on {} (UDP and TCP)", resolved.listen);
+        for (group, names) in resolved.groups.iter().zip(names(&written)) {
+            let servers: Vec<_> = group.servers.iter().map(|(url, _)| url.as_str()).collect();
+            println!("  asks {} for {names}", servers.join(", "));
+        }
+        println!("  keeps answers in {} bytes; a query may take {:?}", resolved.cache_budget, resolved.deadline);
+        Ok(())
+    }
+}
+
+/// What each group answers, in the groups' order.
+fn names(written: &dot_proxy_config::Config) -> impl Iterator<Item = String> {
+    let routes = written.routes.iter().map(|route| {
+        let suffixes: Vec<_> = route.suffixes.iter().map(ToString::to_string).collect();
+        format!("names under {}", suffixes.join(", "))
+    });
+    std::iter::once("everything else".to_owned()).chain(routes)
+}

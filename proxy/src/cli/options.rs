@@ -1,0 +1,202 @@
+//! The flags of `serve` and `query`, and how they combine with `--config`: a flag that is given wins.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use dot_proxy_config::log::{Format, Level};
+use dot_proxy_config::{Config, Network, Protocol, Route, Server, Suffix, Threads};
+
+use super::Failure;
+
+/// Flags that configure the proxy.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Options {
+    /// Address to take queries on, UDP and TCP; sources outside loopback and private ranges are dropped unless --allow
+    /// lets them in [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<IpAddr>,
+    /// Port to take queries on, UDP and TCP [default: 1053]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// TCP clients at once; a further one is closed [default: 1024]
+    #[arg(long, value_name = "NUMBER")]
+    connections: Option<u32>,
+    /// Resolver that presets are asked with: ssock, the project's own DNS over TLS, also called dot [default: ssock]
+    #[arg(long, value_name = "STUB")]
+    stub: Option<Stub>,
+    /// Server to ask: tls://ADDRESS[:PORT]#NAME, or a preset: cloudflare, quad9, google; give it again for more, tried in
+    /// that order [default: cloudflare]
+    #[arg(long, value_name = "SERVER")]
+    upstream: Vec<Server>,
+    /// File of CA certificates (PEM) that the server's certificate must chain to, in place of the public roots built in
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Ask this server for names under a suffix: corp.example=udp://10.0.0.53 (plain DNS) or =tls://ADDRESS#NAME
+    #[arg(long, value_name = "SUFFIX=SERVER", value_parser = parse_route)]
+    route: Vec<Route>,
+    /// Serve this range of sources too, such as 203.0.113.0/24
+    #[arg(long, value_name = "CIDR")]
+    allow: Vec<Network>,
+    /// Configuration file, YAML or JSON; flags beside it win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Worker threads; one is right for a pod [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<u16>,
+    /// Address of /livez, /readyz and /metrics [default: 127.0.0.1:9853]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<SocketAddr>,
+    /// Form of the log: text for people, json for machines [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Log each query and each connection (names appear in the log)
+    #[arg(long, short)]
+    pub(super) verbose: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Stub {
+    /// The project's own DNS over TLS
+    #[value(alias = "dot")]
+    Ssock,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn parse_route(text: &str) -> Result<Route, String> {
+    let Some((suffix, server)) = text.split_once('=') else {
+        return Err("write SUFFIX=SERVER, such as corp.example=udp://10.0.0.53".to_owned());
+    };
+    let suffix: Suffix = suffix.parse().map_err(|error: dot_proxy_config::ParseError| error.to_string())?;
+    let server: Server = server.parse().map_err(|error: dot_proxy_config::ParseError| error.to_string())?;
+    Ok(Route { suffixes: vec![suffix], servers: vec![server] })
+}
+
+/// Reads a configuration file.
+pub(super) fn read_config(path: &Path) -> Result<Config, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+    Config::from_yaml(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+}
+
+impl Options {
+    /// The configuration: the file, if one is named, with the flags over it.
+    pub(super) fn written(&self) -> Result<Config, Failure> {
+        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), read_config)?;
+        let set = |given: &mut Config| self.set(given);
+        set(&mut config);
+        config.check().map_err(|error| Failure::Usage(error.to_string()))?;
+        Ok(config)
+    }
+
+    fn set(&self, config: &mut Config) {
+        if let Some(host) = self.host {
+            config.listen.host = host;
+        }
+        if let Some(port) = self.port {
+            config.listen.port = port;
+        }
+        if let Some(connections) = self.connections {
+            config.listen.connections = connections;
+        }
+        config.listen.allow.extend(&self.allow);
+        if let Some(Stub::Ssock) = self.stub {
+            config.upstream.protocol = Protocol::Dot;
+        }
+        if !self.upstream.is_empty() {
+            config.upstream.servers.clone_from(&self.upstream);
+        }
+        if let Some(file) = &self.tls_ca {
+            config.upstream.ca = None;
+            config.upstream.ca_file = Some(file.clone());
+        }
+        config.routes.extend(self.route.iter().cloned());
+        if let Some(threads) = self.threads {
+            config.threads = Threads(threads);
+        }
+        if let Some(admin) = self.admin {
+            config.admin.address = admin;
+        }
+        match self.log_format {
+            Some(LogFormat::Text) => config.log.format = Format::Text,
+            Some(LogFormat::Json) => config.log.format = Format::Json,
+            None => {}
+        }
+        if self.verbose {
+            config.log.level = config.log.level.max(Level::Debug);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn written(arguments: &[&str]) -> Result<Config, String> {
+        let line = Line::try_parse_from([&["dot-proxy"], arguments].concat()).map_err(|error| error.to_string())?;
+        line.options.written().map_err(|failure| format!("{failure:?}"))
+    }
+
+    #[test]
+    fn without_flags_the_configuration_is_the_default_one() {
+        assert_eq!(written(&[]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file = std::env::temp_dir().join(format!("dot-proxy-options-{}.yaml", std::process::id()));
+        fs::write(&file, "listen: {port: 53, connections: 7}\nupstream: {servers: [google]}\n").unwrap();
+        let config = written(&["--config", file.to_str().unwrap(), "--port", "5353", "--upstream", "quad9"]).unwrap();
+        fs::remove_file(&file).unwrap();
+        assert_eq!((config.listen.port, config.listen.connections), (5353, 7));
+        assert_eq!(config.upstream.servers[0].to_string(), "quad9");
+    }
+
+    #[test]
+    fn routes_upstreams_and_ranges_can_be_given_again() {
+        let config = written(&[
+            "--upstream",
+            "quad9",
+            "--upstream",
+            "tls://192.0.2.1#a.example",
+            "--route",
+            "a.example=udp://10.0.0.1",
+            "--route",
+            "b.example=udp://10.0.0.1",
+            "--allow",
+            "192.0.2.0/24",
+            "--allow",
+            "2001:db8::/32",
+        ])
+        .unwrap();
+        assert_eq!((config.upstream.servers.len(), config.routes.len(), config.listen.allow.len()), (2, 2, 2));
+    }
+
+    #[test]
+    fn a_wrong_flag_is_refused_with_the_remedy() {
+        for (arguments, remedy) in [
+            (&["--upstream", "tls://dns.example"][..], "add #NAME"),
+            (&["--upstream", "udp://10.0.0.1"], "write tls://"),
+            (&["--route", "corp.example"], "SUFFIX=SERVER"),
+            (&["--allow", "everyone"], "ADDRESS/PREFIX"),
+            (&["--stub", "magic"], "possible values: ssock"),
+            (&["--threads", "0"], "from 1 to 64"),
+            (&["--config", "/nonexistent"], "No such file"),
+        ] {
+            let error = written(arguments).unwrap_err();
+            assert!(error.contains(remedy), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `dot-proxy query NAME [TYPE]`: one lookup by the same configuration and the same code, printed for a person.
+
+use clap::Args;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as HickoryQuery, ResponseCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::{Name, RecordType};
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use super::options::Options;
+use super::{Failure, block_on};
+use crate::app;
+use crate::config::Resolved;
+use crate::logging::{self, Destination};
+use crate::resolve::{Protocol, Step};
+
+/// Look a name up once, by the same configuration, and print the answer
+#[derive(Debug, Args)]
+pub(super) struct Query {
+    /// Name to look up
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Record type, such as A, AAAA, MX, TXT, HTTPS
+    #[arg(value_name = "TYPE", default_value = "A", value_parser = parse_type)]
+    record_type: RecordType,
+    #[command(flatten)]
+    options: Options,
+}
+
+fn parse_type(text: &str) -> Result<RecordType, String> {
+    let upper = text.to_ascii_uppercase();
+    let numbered = upper.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok()).map(RecordType::from);
+    numbered.or_else(|| upper.parse().ok()).ok_or_else(|| {
+        "is no record type: write one such as A, AAAA, MX, TXT, HTTPS, or TYPE and its number (RFC 3597)".to_owned()
+    })
+}
+
+impl Query {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let mut written = self.options.written()?;
+        if !self.options.verbose {
+            written.log.level = dot_proxy_config::log::Level::Error; // the answer says what failed
+        }
+        logging::start(&written.log, Destination::Stderr);
+        let resolved = Resolved::from_written(&written).map_err(|error| Failure::Usage(error.to_string()))?;
+        let message = self.message()?;
+        let began = Instant::now();
+        let reply = block_on(async {
+            let resolver = app::resolver(resolved, &mut Registry::default());
+            let mut reply = Vec::new();
+            // Over TCP nothing is truncated.
+            if let Step::Ask(lookup) = resolver.begin(&message, Protocol::Tcp, &mut reply) {
+                resolver.finish(&lookup, &mut reply).await;
+            }
+            Ok(reply)
+        })?;
+        let reply =
+            Message::from_vec(&reply).map_err(|error| Failure::Work(format!("the answer cannot be read: {error}")))?;
+        self.print(&reply, began)
+    }
+
+    fn message(&self) -> Result<Vec<u8>, Failure> {
+        let wrong =
+            |error: &dyn std::fmt::Display| Failure::Usage(format!("{:?} is no domain name: {error}", self.name));
+        let mut name = Name::from_ascii(&self.name).map_err(|error| wrong(&error))?;
+        name.set_fqdn(true);
+        let mut message = Message::new(0, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(HickoryQuery::query(name, self.record_type));
+        message.edns = Some(Edns::new());
+        message.to_vec().map_err(|error| wrong(&error))
+    }
+
+    #[expect(clippy::print_stdout, reason = "the answer is the command's result")]
+    fn print(&self, reply: &Message, began: Instant) -> Result<(), Failure> {
+        let code = reply.metadata.response_code;
+        for record in &reply.answers {
+            println!("{record}");
+        }
+        let explanation = reply.edns.as_ref().and_then(extended_error);
+        let explanation = explanation.map(|text| format!(" ({text})")).unwrap_or_default();
+        if reply.answers.is_empty() {
+            println!("; {} {}: no records, {code}{explanation}", self.name, self.record_type);
+        }
+        println!("; {} in {} ms", code, began.elapsed().as_millis());
+        match code {
+            ResponseCode::NoError | ResponseCode::NXDomain => Ok(()),
+            _ => Err(Failure::Work(format!("{} was not resolved: {code}{explanation}", self.name))),
+        }
+    }
+}
+
+/// The text of an extended DNS error (RFC 8914), if there is one.
+fn extended_error(edns: &Edns) -> Option<String> {
+    match edns.option(EdnsCode::Unknown(15))? {
+        EdnsOption::Unknown(_, data) => Some(String::from_utf8_lossy(data.get(2..)?).into_owned()),
+        _ => None,
+    }
+}

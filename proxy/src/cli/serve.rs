@@ -1,0 +1,56 @@
+//! The proxy itself: `dot-proxy` without a subcommand.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::info;
+
+use super::options::Options;
+use super::{Failure, runtime};
+use crate::app::App;
+use crate::config::Resolved;
+use crate::logging::{self, Destination};
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    let written = options.written()?;
+    let resolved = Resolved::from_written(&written).map_err(|error| Failure::Usage(error.to_string()))?;
+    logging::start(&written.log, Destination::Stdout);
+    runtime(written.threads.0)?.block_on(async {
+        let work = |error: &dyn std::fmt::Display| Failure::Work(error.to_string());
+        let signals = Signals::listen().map_err(|error| work(&error))?;
+        let app = App::bind(resolved).map_err(|error| work(&error))?;
+        let (address, admin) = (app.address().map_err(|error| work(&error))?, app.admin_address().map_err(|error| work(&error))?);
+        let upstreams: Vec<_> = written.upstream.servers.iter().map(ToString::to_string).collect();
+        info!(version = env!("CARGO_PKG_VERSION"), %address, %admin, upstreams = upstreams.join(", "), "taking queries");
+        if app.run(signals.first()).await { Ok(()) } else { Err(Failure::Work("a listener ended by itself".to_owned())) }
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on the signals no longer end the process by themselves.
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the first signal; a second one, while draining, ends the process at once.
+    async fn first(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(1);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Asking servers.
+//!
+//! ```text
+//! group (which server, when to give up) ──► dot ──► connect (TCP, TLS, who is it) ──► connection (many queries in flight)
+//!                                       └─► plain (UDP again and again, then TCP)
+//! ```
+
+pub mod cause;
+pub mod connect;
+pub mod connection;
+pub mod dot;
+pub mod group;
+pub mod plain;
+
+/// A message id that a forger cannot guess (RFC 5452).
+pub(crate) fn random_id() -> u16 {
+    let mut bytes = [0; 2];
+    // Without randomness from the system no TLS connection exists either; a constant id is then the least harm.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u16::from_be_bytes(bytes)
+}

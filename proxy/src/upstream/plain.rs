@@ -1,0 +1,123 @@
+//! A server reached by plain DNS: cluster DNS, and whatever else a route names.
+//!
+//! Each attempt has a fresh socket and port: the port is half of what a forger must guess (RFC 5452), and a connected
+//! socket would stick to a cluster DNS pod that is gone. UDP is asked again every 250 ms; TCP follows when the answer
+//! did not fit, or when UDP stays silent.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::cause::Cause;
+use super::connection::Connection;
+use crate::wire::query::{self, Privacy};
+use crate::wire::request::{Asked, Question};
+use crate::wire::{self, flag, response};
+
+/// How long an attempt may stay silent before the next one starts beside it.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// Longest UDP answer: more than we ask for, so that a server which ignores that is heard too.
+const LONGEST: usize = 4096;
+
+/// A server of plain DNS.
+#[derive(Debug, Clone)]
+pub struct Plain {
+    server: SocketAddr,
+}
+
+enum Over {
+    Udp,
+    Tcp,
+}
+
+enum Heard {
+    Answer(Vec<u8>),
+    Truncated,
+}
+
+impl Plain {
+    /// The server at an address.
+    pub fn new(server: SocketAddr) -> Self {
+        Self { server }
+    }
+
+    /// Asks again and again, until an answer comes or the deadline has passed; the cause is then the last that was seen.
+    pub async fn exchange(&self, asked: Asked, question: Question<'_>, deadline: Instant) -> Result<Vec<u8>, Cause> {
+        let mut attempts = JoinSet::new();
+        let mut turn = 0;
+        let mut truncated = false;
+        let mut cause = Cause::QueryTimedOut;
+        let mut again = tokio::time::interval(AGAIN_AFTER);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return Err(cause),
+                _ = again.tick() => {
+                    match attempt_at(turn, truncated) {
+                        Some(Over::Udp) => drop(attempts.spawn(over_udp(self.server, asked, question.as_bytes().into()))),
+                        Some(Over::Tcp) => drop(attempts.spawn(over_tcp(self.server, asked, question.as_bytes().into()))),
+                        None => {}
+                    }
+                    turn += 1;
+                }
+                Some(finished) = attempts.join_next(), if !attempts.is_empty() => match finished {
+                    Ok(Ok(Heard::Answer(answer))) => return Ok(answer),
+                    Ok(Ok(Heard::Truncated)) => {
+                        truncated = true;
+                        attempts.spawn(over_tcp(self.server, asked, question.as_bytes().into()));
+                    }
+                    // Without a route there is nothing to wait for.
+                    Ok(Err(Cause::NetworkUnreachable)) => return Err(Cause::NetworkUnreachable),
+                    // A refusal may pass: cluster DNS moves, and its address has no endpoint for a moment.
+                    Ok(Err(failed)) => cause = failed,
+                    Err(_) => {}
+                },
+            }
+        }
+    }
+}
+
+/// The attempt that starts at the n-th turn: three over UDP, one over TCP, then half as often, every fourth over TCP.
+fn attempt_at(turn: u32, truncated: bool) -> Option<Over> {
+    match turn {
+        _ if turn > 3 && turn.is_multiple_of(2) => None,
+        _ if turn % 8 == 3 || (truncated && turn > 3) => Some(Over::Tcp),
+        _ if truncated => None,
+        _ => Some(Over::Udp),
+    }
+}
+
+async fn over_udp(server: SocketAddr, asked: Asked, question: Box<[u8]>) -> Result<Heard, Cause> {
+    ask_udp(server, asked, &question).await.map_err(|error| Cause::of_connecting(&error))
+}
+
+async fn ask_udp(server: SocketAddr, asked: Asked, question: &[u8]) -> io::Result<Heard> {
+    let question = Question::starting(question).ok_or(io::ErrorKind::InvalidInput)?;
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    let mut message = Vec::with_capacity(LONGEST);
+    let id = super::random_id();
+    query::write(&mut message, id, asked, question, Privacy::Plain);
+    socket.send(&message).await?;
+    loop {
+        message.resize(LONGEST, 0);
+        let length = socket.recv(&mut message).await?;
+        message.truncate(length);
+        // Anything else is a stray or a forgery, and the true answer may still come.
+        if wire::id(&message) == Some(id) && response::answers(&message, question) {
+            let truncated = wire::read_u16(&message, 2).unwrap_or_default() & flag::TC != 0;
+            return Ok(if truncated { Heard::Truncated } else { Heard::Answer(message) });
+        }
+    }
+}
+
+async fn over_tcp(server: SocketAddr, asked: Asked, question: Box<[u8]>) -> Result<Heard, Cause> {
+    let stream = TcpStream::connect(server).await.map_err(|error| Cause::of_connecting(&error))?;
+    let question = Question::starting(&question).ok_or(Cause::ResponseMalformed)?;
+    Connection::open(stream, Privacy::Plain).exchange(asked, question).await.map(Heard::Answer)
+}

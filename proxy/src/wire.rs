@@ -1,0 +1,179 @@
+//! The DNS message on the wire (RFC 1035 §4), as far as a forwarder has to look into it.
+//!
+//! Borrowed views and writers into a caller's buffer; no tokio, no clock. What a record holds is never interpreted
+//! (RFC 3597) but for the SOA's minimum, so unknown types pass untouched, and compression pointers are never followed.
+//!
+//! ```text
+//! client's bytes ──request──► Asked + Question ──query──► upstream's bytes ──response──► Answer ──reply──► client's bytes
+//! ```
+
+pub mod name;
+pub mod query;
+pub mod reply;
+pub mod request;
+pub mod response;
+
+/// Length of the header (RFC 1035 §4.1.1).
+pub const HEADER: usize = 12;
+
+/// The UDP payload that crosses every network unfragmented (DNS flag day 2020; RFC 9715).
+pub const UDP_PAYLOAD: u16 = 1232;
+
+/// UDP payload of a client without EDNS (RFC 1035 §4.2.1).
+pub const UDP_PAYLOAD_WITHOUT_EDNS: u16 = 512;
+
+/// Bits of the header's second 16-bit word (RFC 1035 §4.1.1, RFC 4035 §3).
+pub mod flag {
+    /// Response.
+    pub const QR: u16 = 1 << 15;
+    /// Authoritative answer.
+    pub const AA: u16 = 1 << 10;
+    /// Truncated.
+    pub const TC: u16 = 1 << 9;
+    /// Recursion desired.
+    pub const RD: u16 = 1 << 8;
+    /// Recursion available.
+    pub const RA: u16 = 1 << 7;
+    /// Authentic data.
+    pub const AD: u16 = 1 << 5;
+    /// Checking disabled.
+    pub const CD: u16 = 1 << 4;
+    /// The four bits of the operation code.
+    pub const OPCODE: u16 = 0xf << 11;
+    /// The four low bits of the response code.
+    pub const RCODE: u16 = 0xf;
+}
+
+/// Record types that a forwarder must know.
+pub mod rtype {
+    /// IPv4 address.
+    pub const A: u16 = 1;
+    /// Alias.
+    pub const CNAME: u16 = 5;
+    /// Start of authority.
+    pub const SOA: u16 = 6;
+    /// Pointer to a name.
+    pub const PTR: u16 = 12;
+    /// IPv6 address.
+    pub const AAAA: u16 = 28;
+    /// EDNS (RFC 6891).
+    pub const OPT: u16 = 41;
+    /// Incremental zone transfer (RFC 1995).
+    pub const IXFR: u16 = 251;
+    /// Zone transfer (RFC 5936).
+    pub const AXFR: u16 = 252;
+    /// All types (RFC 8482).
+    pub const ANY: u16 = 255;
+}
+
+/// The class Internet.
+pub const CLASS_IN: u16 = 1;
+
+/// Response codes (RFC 1035 §4.1.1, RFC 6891 §9). Values above 15 need EDNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rcode(pub u16);
+
+impl Rcode {
+    /// The question was answered.
+    pub const NOERROR: Self = Self(0);
+    /// The query could not be read.
+    pub const FORMERR: Self = Self(1);
+    /// The query could not be answered now.
+    pub const SERVFAIL: Self = Self(2);
+    /// The name does not exist.
+    pub const NXDOMAIN: Self = Self(3);
+    /// This kind of query is not answered here.
+    pub const NOTIMP: Self = Self(4);
+    /// The client is not served.
+    pub const REFUSED: Self = Self(5);
+    /// The EDNS version is not spoken here.
+    pub const BADVERS: Self = Self(16);
+
+    /// The mnemonic, `other` for those that no label needs to tell apart.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NOERROR => "NOERROR",
+            Self::FORMERR => "FORMERR",
+            Self::SERVFAIL => "SERVFAIL",
+            Self::NXDOMAIN => "NXDOMAIN",
+            Self::NOTIMP => "NOTIMP",
+            Self::REFUSED => "REFUSED",
+            Self::BADVERS => "BADVERS",
+            _ => "other",
+        }
+    }
+}
+
+/// An extended DNS error (RFC 8914).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtendedError {
+    /// The INFO-CODE.
+    pub code: u16,
+    /// The EXTRA-TEXT, for a person.
+    pub text: String,
+}
+
+impl ExtendedError {
+    /// INFO-CODE 22, No Reachable Authority.
+    pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+    /// INFO-CODE 23, Network Error.
+    pub const NETWORK_ERROR: u16 = 23;
+    /// INFO-CODE 29, Synthesized.
+    pub const SYNTHESIZED: u16 = 29;
+    /// INFO-CODE 0, Other.
+    pub const OTHER: u16 = 0;
+}
+
+/// EDNS option codes.
+pub(crate) mod option {
+    /// Padding (RFC 7830).
+    pub(crate) const PADDING: u16 = 12;
+    /// Extended DNS error (RFC 8914).
+    pub(crate) const EXTENDED_ERROR: u16 = 15;
+}
+
+pub(crate) fn read_u16(message: &[u8], at: usize) -> Option<u16> {
+    message.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+pub(crate) fn read_u32(message: &[u8], at: usize) -> Option<u32> {
+    message.get(at..at + 4).map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+}
+
+/// The id in a message's header, if there is a header.
+pub fn id(message: &[u8]) -> Option<u16> {
+    (message.len() >= HEADER).then(|| read_u16(message, 0)).flatten()
+}
+
+/// A record's fixed part, found by walking; offsets are into the message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record {
+    pub(crate) start: usize,
+    pub(crate) rtype: u16,
+    pub(crate) class: u16,
+    pub(crate) ttl_at: usize,
+    pub(crate) ttl: u32,
+    pub(crate) rdata: usize,
+    pub(crate) end: usize,
+}
+
+impl Record {
+    /// The record that starts at an offset; `None` where it runs over the end of the message.
+    pub(crate) fn at(message: &[u8], start: usize) -> Option<Self> {
+        let fixed = name::skip(message, start)?;
+        let rdata = fixed + 10;
+        let end = rdata + usize::from(read_u16(message, fixed + 8)?);
+        if end > message.len() {
+            return None;
+        }
+        Some(Self {
+            start,
+            rtype: read_u16(message, fixed)?,
+            class: read_u16(message, fixed + 2)?,
+            ttl_at: fixed + 4,
+            ttl: read_u32(message, fixed + 4)?,
+            rdata,
+            end,
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! Domain names on the wire (RFC 1035 §3.1).
+
+use std::fmt;
+
+/// Longest name on the wire, its root label included (RFC 1035 §2.3.4).
+pub const LONGEST: usize = 255;
+const LONGEST_LABEL: usize = 63;
+
+/// Where the name that starts at `at` ends, compressed or not. A pointer ends it and is not followed.
+pub(crate) fn skip(message: &[u8], mut at: usize) -> Option<usize> {
+    let start = at;
+    loop {
+        let length = usize::from(*message.get(at)?);
+        match length {
+            0 => return Some(at + 1),
+            1..=LONGEST_LABEL => at += 1 + length,
+            // RFC 1035 §4.1.4: two bits set make a pointer of two octets; the other combinations mean nothing.
+            0xc0.. => return (at + 2 <= message.len()).then_some(at + 2),
+            _ => return None,
+        }
+        if at - start >= LONGEST {
+            return None;
+        }
+    }
+}
+
+/// The length of the uncompressed name that starts the slice, its root label included.
+pub(crate) fn uncompressed_length(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let length = usize::from(*bytes.get(at)?);
+        at += 1 + length;
+        if length > LONGEST_LABEL || at > LONGEST {
+            return None;
+        }
+        if length == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// An uncompressed name, borrowed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name<'a>(&'a [u8]);
+
+impl<'a> Name<'a> {
+    /// The caller has checked with [`uncompressed_length`] that these bytes are one name.
+    pub(crate) fn checked(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The name's bytes, root label included.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The labels from the left, without the root.
+    pub fn labels(self) -> impl Iterator<Item = &'a [u8]> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let (length, tail) = rest.split_first()?;
+            let (label, tail) = tail.split_at_checked(usize::from(*length))?;
+            rest = tail;
+            (!label.is_empty()).then_some(label)
+        })
+    }
+
+    /// The name itself and each name above it, down to the root, from the longest.
+    pub fn and_ancestors(self) -> impl Iterator<Item = Name<'a>> {
+        let mut next = Some(self.0);
+        std::iter::from_fn(move || {
+            let name = next?;
+            let length = usize::from(*name.first()?);
+            next = if length == 0 { None } else { name.get(1 + length..) };
+            Some(Name(name))
+        })
+    }
+}
+
+/// As text with its final dot, other octets than printable ASCII escaped (RFC 1035 §5.1), so that a log stays readable.
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.labels().next().is_none() {
+            return f.write_str(".");
+        }
+        for label in self.labels() {
+            for byte in label {
+                match byte {
+                    b'.' | b'\\' => write!(f, "\\{}", char::from(*byte))?,
+                    0x21..=0x7e => write!(f, "{}", char::from(*byte))?,
+                    _ => write!(f, "\\{byte:03}")?,
+                }
+            }
+            f.write_str(".")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A name in lower case, on the stack: what caches and routes compare.
+#[derive(Clone, Copy)]
+pub struct LowerName {
+    bytes: [u8; LONGEST],
+    length: u8,
+}
+
+impl LowerName {
+    /// The name with its ASCII letters in lower case; length octets are below 64 and so never letters.
+    pub fn of(name: Name<'_>) -> Self {
+        let mut bytes = [0; LONGEST];
+        let source = name.as_bytes();
+        bytes[..source.len()].copy_from_slice(source);
+        bytes[..source.len()].make_ascii_lowercase();
+        Self { bytes, length: u8::try_from(source.len()).expect("a checked name has at most 255 octets") }
+    }
+
+    /// The name.
+    pub fn name(&self) -> Name<'_> {
+        Name(&self.bytes[..usize::from(self.length)])
+    }
+}
+
+/// A name written as text, as wire bytes; for names of our own and of the configuration, whose labels fit.
+pub fn from_text(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len() + 2);
+    for label in text.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(u8::try_from(label.len()).expect("labels were checked when the configuration was read"));
+        bytes.extend(label.bytes().map(|byte| byte.to_ascii_lowercase()));
+    }
+    bytes.push(0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn labels_and_ancestors_come_from_the_left() {
+        let bytes = from_text("www.Example.com");
+        let name = Name::checked(&bytes);
+        assert_eq!(name.labels().collect::<Vec<_>>(), [&b"www"[..], b"example", b"com"]);
+        let up: Vec<_> = name.and_ancestors().map(|name| name.to_string()).collect();
+        assert_eq!(up, ["www.example.com.", "example.com.", "com.", "."]);
+    }
+
+    #[test]
+    fn a_name_longer_than_255_octets_is_no_name() {
+        let mut bytes = [1, b'a'].repeat(127);
+        bytes.push(0);
+        assert_eq!(uncompressed_length(&bytes), Some(255));
+        let mut longer = [1, b'a'].repeat(128);
+        longer.push(0);
+        assert_eq!(uncompressed_length(&longer), None);
+        assert_eq!(skip(&longer, 0), None);
+    }
+
+    #[test]
+    fn a_pointer_is_stepped_over_and_never_followed() {
+        assert_eq!(skip(&[1, b'a', 0xc0, 0], 0), Some(4));
+        assert_eq!(skip(&[0xc0], 0), None);
+        assert_eq!(skip(&[0x40, 0], 0), None);
+        assert_eq!(uncompressed_length(&[0xc0, 0]), None);
+    }
+
+    #[test]
+    fn octets_that_would_garble_a_log_are_escaped() {
+        assert_eq!(Name::checked(&[4, b'a', b'.', 0x1b, b'b', 0]).to_string(), "a\\.\\027b.");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_measured_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in 0usize..310) {
+            if let Some(end) = skip(&bytes, at) {
+                prop_assert!(end > at && end <= bytes.len());
+            }
+            if let Some(length) = uncompressed_length(&bytes) {
+                let name = Name::checked(&bytes[..length]);
+                prop_assert_eq!(name.labels().map(|label| label.len() + 1).sum::<usize>() + 1, length);
+                prop_assert_eq!(LowerName::of(name).name().as_bytes().len(), length);
+            }
+        }
+    }
+}

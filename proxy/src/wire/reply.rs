@@ -1,0 +1,265 @@
+//! What is sent to a client.
+
+use super::request::{Asked, Question};
+use super::response::Answer;
+use super::{CLASS_IN, ExtendedError, HEADER, Rcode, UDP_PAYLOAD, flag, option, read_u16, read_u32};
+
+/// Writes an answer as this client asked for it: its id, its letter case, its RD and CD, AD only where it was asked for
+/// (RFC 6840 §5.8), an OPT only for who sent one, TTLs less the answer's age in seconds, TC and no records where it
+/// would not fit the limit. The client's and the answer's question are the same but for case.
+pub fn answer(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, answer: &Answer, age: u32, limit: usize) {
+    let start = out.len();
+    out.extend(answer.message());
+    for at in answer.ttl_offsets() {
+        let at = start + usize::from(*at);
+        let ttl = read_u32(out, at).unwrap_or_default().saturating_sub(age);
+        out[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
+    }
+    let theirs = read_u16(answer.message(), 2).unwrap_or_default();
+    let wants_ad = asked.has(flag::AD) || asked.dnssec_ok();
+    let kept = (theirs & (flag::TC | flag::RCODE)) | (theirs & if wants_ad { flag::AD } else { 0 });
+    head(&mut out[start..], asked, kept);
+    out[start + HEADER..start + HEADER + question.as_bytes().len()].copy_from_slice(question.as_bytes());
+    opt(out, start, asked, Rcode(theirs & flag::RCODE), answer.extended_errors());
+    if out.len() - start > limit {
+        out.truncate(start);
+        empty(out, asked, question, (kept & !flag::AD) | flag::TC);
+        opt(out, start, asked, Rcode(kept & flag::RCODE), &[]);
+    }
+}
+
+/// Writes a reply without records, with a code and its cause.
+pub fn failure(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, rcode: Rcode, cause: Option<&ExtendedError>) {
+    let start = out.len();
+    empty(out, asked, question, rcode.0 & flag::RCODE);
+    opt(out, start, asked, rcode, &cause.map(extended_error).unwrap_or_default());
+}
+
+/// Writes the reply to what could not be read as a query: a bare header.
+pub fn bare_failure(out: &mut Vec<u8>, asked: Asked, rcode: Rcode) {
+    let start = out.len();
+    out.resize(start + HEADER, 0);
+    head(&mut out[start..], asked, (asked.flags & flag::OPCODE) | rcode.0);
+}
+
+/// A record of our own making; its owner is the question's name, or, in the authority section, a name given in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnRecord<'a> {
+    /// The owner's wire bytes; `None` for the question's name.
+    pub owner: Option<&'a [u8]>,
+    /// Its type.
+    pub rtype: u16,
+    /// Its TTL, in seconds.
+    pub ttl: u32,
+    /// Its data.
+    pub rdata: Vec<u8>,
+}
+
+/// What the proxy answers by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own<'a> {
+    /// The code.
+    pub rcode: Rcode,
+    /// The one record of the answer section, if any.
+    pub answer: Option<OwnRecord<'a>>,
+    /// The one record of the authority section, if any.
+    pub authority: Option<OwnRecord<'a>>,
+    /// Why, for a client that speaks EDNS.
+    pub cause: Option<ExtendedError>,
+}
+
+/// Writes an answer of the proxy's own.
+pub fn own(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, own: &Own<'_>) {
+    let start = out.len();
+    empty(out, asked, question, own.rcode.0 & flag::RCODE);
+    for (count_at, record) in [(7, &own.answer), (9, &own.authority)] {
+        let Some(record) = record else { continue };
+        out[start + count_at] = 1;
+        match record.owner {
+            Some(owner) => out.extend(owner),
+            None => out.extend([0xc0, 12]), // a pointer to the question's name, right behind the header
+        }
+        out.extend(record.rtype.to_be_bytes());
+        out.extend(CLASS_IN.to_be_bytes());
+        out.extend(record.ttl.to_be_bytes());
+        out.extend(u16::try_from(record.rdata.len()).expect("our own records are short").to_be_bytes());
+        out.extend(&record.rdata);
+    }
+    opt(out, start, asked, own.rcode, &own.cause.as_ref().map(extended_error).unwrap_or_default());
+}
+
+/// A message without records: header and question.
+fn empty(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, kept: u16) {
+    let start = out.len();
+    out.resize(start + HEADER, 0);
+    head(&mut out[start..], asked, kept);
+    out[start + 5] = 1;
+    out.extend(question.as_bytes());
+}
+
+/// Sets id and flags: those kept from the answer, RD and CD from the client, and QR and RA.
+fn head(message: &mut [u8], asked: Asked, kept: u16) {
+    message[..2].copy_from_slice(&asked.id.to_be_bytes());
+    let flags = kept | flag::QR | flag::RA | (asked.flags & (flag::RD | flag::CD));
+    message[2..4].copy_from_slice(&flags.to_be_bytes());
+}
+
+/// Appends an OPT (RFC 6891) for a client that sent one, and counts it.
+fn opt(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, options: &[u8]) {
+    if asked.edns.is_none() {
+        return;
+    }
+    let extended_rcode = u8::try_from(rcode.0 >> 4).expect("a response code has twelve bits");
+    out.extend([0, 0, 41]);
+    out.extend(UDP_PAYLOAD.to_be_bytes());
+    out.extend([extended_rcode, 0, if asked.dnssec_ok() { 0x80 } else { 0 }, 0]);
+    let length = u16::try_from(options.len()).unwrap_or_default();
+    out.extend(length.to_be_bytes());
+    out.extend(&options[..usize::from(length)]);
+    let count = read_u16(out, start + 10).unwrap_or_default().saturating_add(1);
+    out[start + 10..start + 12].copy_from_slice(&count.to_be_bytes());
+}
+
+fn extended_error(error: &ExtendedError) -> Vec<u8> {
+    let text = &error.text[..error.text.floor_char_boundary(LONGEST_EXTRA_TEXT)];
+    let length = u16::try_from(text.len() + 2).expect("the text is bounded");
+    let mut bytes = Vec::with_capacity(text.len() + 6);
+    bytes.extend(option::EXTENDED_ERROR.to_be_bytes());
+    bytes.extend(length.to_be_bytes());
+    bytes.extend(error.code.to_be_bytes());
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+/// Short enough that header, the longest question and the text fit 512 bytes.
+const LONGEST_EXTRA_TEXT: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::name::from_text;
+    use crate::wire::request::Edns;
+    use crate::wire::response::TtlBounds;
+    use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+    use hickory_proto::rr::rdata::{A, opt::EdnsCode};
+    use hickory_proto::rr::{Name, RData, Record, RecordType};
+    use std::str::FromStr;
+
+    const EDNS: Option<Edns> = Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: false });
+
+    fn question_bytes() -> Vec<u8> {
+        let mut bytes = from_text("www.example.com");
+        bytes[1] = b'W';
+        bytes.extend([0, 1, 0, 1]);
+        bytes
+    }
+
+    fn upstream_answer(records: u8) -> Answer {
+        let name = Name::from_str("www.example.com.").unwrap();
+        let mut message = Message::new(9, MessageType::Response, OpCode::Query);
+        message.metadata.authoritative = true;
+        message.metadata.authentic_data = true;
+        message.add_query(Query::query(name.clone(), RecordType::A));
+        for last in 0..records {
+            message.add_answer(Record::from_rdata(name.clone(), 300, RData::A(A::new(192, 0, 2, last))));
+        }
+        let question = question_bytes();
+        let bounds = TtlBounds { min: 0, max: 86_400 };
+        Answer::parse(&message.to_vec().unwrap(), Question::starting(&question).unwrap(), bounds).unwrap()
+    }
+
+    fn replied(asked: Asked, upstream: &Answer, age: u32, limit: usize) -> (Vec<u8>, Message) {
+        let question = question_bytes();
+        let mut out = Vec::new();
+        answer(&mut out, asked, Question::starting(&question).unwrap(), upstream, age, limit);
+        let message = Message::from_vec(&out).unwrap();
+        (out, message)
+    }
+
+    #[test]
+    fn a_reply_carries_the_clients_id_flags_and_letter_case() {
+        let asked = Asked { id: 77, flags: flag::RD | flag::CD, edns: None };
+        let (bytes, message) = replied(asked, &upstream_answer(1), 0, 512);
+        let flags = &message.metadata;
+        assert_eq!(flags.id, 77);
+        assert!(flags.recursion_desired && flags.checking_disabled && flags.recursion_available);
+        assert!(!flags.authoritative);
+        assert_eq!(&bytes[HEADER..HEADER + 4], b"\x03Www");
+    }
+
+    #[test]
+    fn ttls_are_counted_down_by_the_answers_age() {
+        let (_, message) = replied(Asked { id: 1, flags: 0, edns: None }, &upstream_answer(2), 100, 512);
+        assert!(message.answers.iter().all(|record| record.ttl == 200));
+        let (_, message) = replied(Asked { id: 1, flags: 0, edns: None }, &upstream_answer(1), 1000, 512);
+        assert_eq!(message.answers[0].ttl, 0);
+    }
+
+    #[test]
+    fn authentic_data_is_told_only_to_who_asked() {
+        let told =
+            |flags, edns| replied(Asked { id: 1, flags, edns }, &upstream_answer(1), 0, 512).1.metadata.authentic_data;
+        assert!(!told(0, None));
+        assert!(told(flag::AD, None));
+        assert!(told(0, Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true })));
+    }
+
+    #[test]
+    fn an_opt_is_sent_only_to_who_sent_one() {
+        let upstream = upstream_answer(1);
+        assert!(replied(Asked { id: 1, flags: 0, edns: None }, &upstream, 0, 512).1.edns.is_none());
+        assert!(replied(Asked { id: 1, flags: 0, edns: EDNS }, &upstream, 0, 512).1.edns.is_some());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_truncated_whole() {
+        let asked = Asked { id: 1, flags: 0, edns: EDNS };
+        let (bytes, message) = replied(asked, &upstream_answer(100), 0, 1232);
+        assert!(message.metadata.truncation && message.answers.is_empty() && message.edns.is_some());
+        assert!(bytes.len() <= 512);
+        let (_, message) = replied(asked, &upstream_answer(100), 0, 65_535);
+        assert!(!message.metadata.truncation && message.answers.len() == 100);
+    }
+
+    #[test]
+    fn a_failure_tells_its_cause_to_a_client_with_edns() {
+        let question = question_bytes();
+        let cause = ExtendedError { code: ExtendedError::NETWORK_ERROR, text: "connection-refused".into() };
+        let mut out = Vec::new();
+        let asked = Asked { id: 1, flags: flag::RD, edns: EDNS };
+        failure(&mut out, asked, Question::starting(&question).unwrap(), Rcode::SERVFAIL, Some(&cause));
+        let message = Message::from_vec(&out).unwrap();
+        assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
+        assert!(message.edns.unwrap().option(EdnsCode::Unknown(15)).is_some());
+        assert!(out.windows(18).any(|window| window == b"connection-refused"));
+    }
+
+    #[test]
+    fn badvers_needs_the_extended_code_of_the_opt() {
+        let question = question_bytes();
+        let mut out = Vec::new();
+        failure(
+            &mut out,
+            Asked { id: 1, flags: 0, edns: EDNS },
+            Question::starting(&question).unwrap(),
+            Rcode::BADVERS,
+            None,
+        );
+        let code = u16::from(Message::from_vec(&out).unwrap().metadata.response_code);
+        assert_eq!(code, Rcode::BADVERS.0);
+    }
+
+    #[test]
+    fn an_own_answer_can_be_read_by_others() {
+        let question = question_bytes();
+        let zone = from_text("example.com");
+        let record = OwnRecord { owner: None, rtype: 1, ttl: 60, rdata: vec![127, 0, 0, 1] };
+        let authority = OwnRecord { owner: Some(&zone), rtype: 2, ttl: 60, rdata: from_text("ns.example.com") };
+        let answer = Own { rcode: Rcode::NOERROR, answer: Some(record), authority: Some(authority), cause: None };
+        let mut out = Vec::new();
+        own(&mut out, Asked { id: 1, flags: 0, edns: EDNS }, Question::starting(&question).unwrap(), &answer);
+        let message = Message::from_vec(&out).unwrap();
+        assert_eq!(message.answers[0].name, Name::from_str("www.example.com.").unwrap());
+        assert_eq!(message.authorities[0].name, Name::from_str("example.com.").unwrap());
+    }
+}
