@@ -74,19 +74,24 @@ impl Query {
     #[expect(clippy::print_stdout, reason = "the answer is the command's result")]
     fn print(&self, reply: &Message, began: Instant) -> Result<(), Failure> {
         let code = reply.metadata.response_code;
+        let explanation =
+            reply.edns.as_ref().and_then(extended_error).map(|text| format!(": {text}")).unwrap_or_default();
+        if !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain) {
+            return Err(Failure::Work(format!(
+                "{} {} was not resolved: {code}{explanation}",
+                self.name, self.record_type
+            )));
+        }
         for record in &reply.answers {
             println!("{record}");
         }
-        let explanation = reply.edns.as_ref().and_then(extended_error);
-        let explanation = explanation.map(|text| format!(" ({text})")).unwrap_or_default();
-        if reply.answers.is_empty() {
-            println!("; {} {}: no records, {code}{explanation}", self.name, self.record_type);
-        }
-        println!("; {} in {} ms", code, began.elapsed().as_millis());
-        match code {
-            ResponseCode::NoError | ResponseCode::NXDomain => Ok(()),
-            _ => Err(Failure::Work(format!("{} was not resolved: {code}{explanation}", self.name))),
-        }
+        let count = match reply.answers.len() {
+            0 => "no records".to_owned(),
+            1 => "1 record".to_owned(),
+            count => format!("{count} records"),
+        };
+        println!("; {code}, {count}, {} ms{explanation}", began.elapsed().as_millis());
+        Ok(())
     }
 }
 

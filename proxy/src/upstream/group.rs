@@ -174,9 +174,7 @@ impl Group {
     ) -> Result<Answer, Cause> {
         server.queries.inc();
         let response = match &server.transport {
-            Transport::Dot(dot) => {
-                tokio::time::timeout_at(until, dot.exchange(asked, question)).await.unwrap_or(Err(Cause::QueryTimedOut))
-            }
+            Transport::Dot(dot) => dot.exchange(asked, question, until).await,
             Transport::Plain(plain) => plain.exchange(asked, question, until).await,
         };
         let answer = response
