@@ -34,6 +34,13 @@ cluster_down() {
   "$cluster" down
 }
 
+# A TCP connection alone proves nothing: a firewall may answer for everyone. The proxy asks, and believes authenticated answers only.
+asks_over_tls() { # preset
+  timeout 10 "$cache/target/$(uname -m)-unknown-linux-gnu/release/dot-proxy" --upstream "$1" query "$public_name" </dev/null >"$state/probe.log" 2>&1
+}
+
+way_out() { "$cluster" internet; }
+
 images() {
   timeout 3600 make -C "$top" --no-print-directory images.test </dev/null >"$state/images.log" 2>&1 & local building=$! ticks=0
   while kill -0 $building 2>/dev/null; do

@@ -1,5 +1,5 @@
 # Who the pod's questions go to: a public resolver where one can be reached, else one of the demo's own. Sets $upstream, as a
-# profile names it, $upstream_ca, a file, empty for public ones, and $upstream_address.
+# profile names it, and $upstream_ca, a file, empty for public ones.
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154 # settings are shared with ./demo
 
@@ -9,19 +9,19 @@ own_answer=203.0.113.80
 own=$state/upstream
 
 choose_upstream() {
-  local preset address
-  for preset in cloudflare/1.1.1.1 quad9/9.9.9.9 google/8.8.8.8; do
-    address=${preset#*/}
-    if node timeout 3 bash -c ": </dev/tcp/$address/853" 2>/dev/null; then
-      upstream=${preset%/*} upstream_ca="" upstream_address=$address
-      detail "a public one: $upstream. Port 853 of $address can be reached from the node."
+  local preset
+  for preset in cloudflare quad9; do
+    detail "trying $preset, with one authenticated question from here …"
+    if asks_over_tls $preset && way_out; then
+      upstream=$preset upstream_ca=""
+      detail "a public one: $preset answers over TLS, on port 853"
       return
     fi
   done
-  upstream=tls://$own_address:853#$own_name upstream_ca=$own/ca.crt upstream_address=$own_address
+  upstream=tls://$own_address:853#$own_name upstream_ca=$own/ca.crt
   start_own
-  detail "one of our own: unbound on the node, $upstream,"
-  detail "with a certificate by a CA made for this demo. No public resolver's port 853 can be reached from the node."
+  detail "no public resolver answers over TLS here, so one of our own: unbound on the node, $upstream,"
+  detail "with a certificate by a CA made for this demo"
 }
 
 start_own() {

@@ -7,7 +7,7 @@ components=(kube-apiserver etcd kubectl kubelet kube-controller-manager kube-sch
 install_packages() { # further packages…
   local missing=() package
   # The node's own, then what the tests ask DNS with, capture with, and build images with.
-  for package in runc iproute2 nftables conntrack openssl curl ca-certificates socat procps util-linux \
+  for package in runc iproute2 nftables conntrack openssl curl ca-certificates socat slirp4netns procps util-linux \
     unbound knot-dnsutils bind9-dnsutils tcpdump buildah "$@"; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
@@ -67,7 +67,7 @@ module_of() { # component
 recipe_of() { # component
   local module
   module=$(module_of "$1")
-  { go env GOVERSION GOARCH && find "$here/$module" -type f | sort | xargs cat "$here/lib/build.bash"; } | sha256sum | cut -c1-16
+  { go env GOVERSION GOARCH && declare -f go_build build_into image && find "$here/$module" -type f | sort | xargs cat; } | sha256sum | cut -c1-16
 }
 
 build() { # component…

@@ -14,9 +14,12 @@ with_lock() {
   exec {lock}>&-
 }
 
-alive() {
-  local init
-  init=$(cat "$run/init.pid" 2>/dev/null) && [ -n "$init" ] && tr '\0' ' ' 2>/dev/null <"/proc/$init/cmdline" | grep -q node-init
+alive() { runs_still init node-init; }
+
+# runs_still NAME WORD: whether the process of NAME.pid is still the one that was started, by a WORD of its command line.
+runs_still() {
+  local process
+  process=$(cat "$run/$1.pid" 2>/dev/null) && [ -n "$process" ] && tr '\0' ' ' 2>/dev/null <"/proc/$process/cmdline" | grep -q "$2"
 }
 
 up() { # [--control-plane]
@@ -67,7 +70,21 @@ give_up() {
   down
 }
 
+# Packets that nobody in the node wants go out as this machine's own connections: its network stays as it is.
+internet() {
+  alive || die "internet: no cluster called '$name' is up: cluster up"
+  if runs_still slirp slirp4netns; then return; fi
+  command -v slirp4netns >/dev/null || die "internet: slirp4netns is missing: run 'cluster install'"
+  setsid slirp4netns --configure --mtu=65520 --disable-host-loopback --disable-dns --cidr="$way_out" "$(cat "$run/init.pid")" internet0 \
+    >"$logs/slirp4netns.log" 2>&1 </dev/null {held_lock}>&- &
+  echo $! >"$run/slirp.pid"
+  wait_until 10 "the node's default route (see $logs/slirp4netns.log)" eval '(in_node ip route get 1.1.1.1)'
+  echo 'table ip internet { chain out { type nat hook postrouting priority srcnat; oifname "internet0" masquerade; }; }' |
+    (in_node nft -f -) || die "internet: the node's nftables refused the rule"
+}
+
 down() {
+  if runs_still slirp slirp4netns; then kill "$(cat "$run/slirp.pid")"; fi
   if alive; then kill -KILL "$(cat "$run/init.pid")"; fi
   wait_until 20 "the end of the node's processes" eval '! alive'
   local hierarchy
