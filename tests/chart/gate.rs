@@ -1,4 +1,5 @@
-//! Which pods the webhook configuration shows to the injector, as a real API server decides it.
+//! Which pods the webhook configuration shows to the injector, and whether the manifests are valid, as a real API server
+//! decides it.
 //!
 //! No injector runs here: each webhook in turn is made to fail, and the pods that are refused then are those it would have seen.
 
@@ -23,8 +24,8 @@ struct Case {
     seen_by: &'static [&'static str],
 }
 
-/// An API server with nothing around it; stopped when dropped.
-struct ControlPlane;
+/// An API server with nothing around it, under this name; stopped when dropped.
+struct ControlPlane(&'static str);
 
 /// What a program printed, and what it complained of.
 struct Said {
@@ -33,9 +34,9 @@ struct Said {
 }
 
 impl ControlPlane {
-    fn start() -> Self {
-        let this = Self;
-        let said = cluster(&["up", "--control-plane"], "");
+    fn start(name: &'static str) -> Self {
+        let this = Self(name);
+        let said = this.cluster(&["up", "--control-plane"], "");
         assert!(said.stdout.contains("is up"), "{}{}", said.stdout, said.stderr);
         this
     }
@@ -43,7 +44,26 @@ impl ControlPlane {
     /// Runs kubectl with this document on its standard input.
     fn kubectl(&self, arguments: &str, document: &Value) -> Said {
         let words: Vec<&str> = ["exec", "kubectl"].into_iter().chain(arguments.split_whitespace()).collect();
-        cluster(&words, &document.to_string())
+        self.cluster(&words, &document.to_string())
+    }
+
+    /// Runs `tests/cluster/cluster` on it.
+    fn cluster(&self, arguments: &[&str], input: &str) -> Said {
+        let mut child = Command::new("tests/cluster/cluster")
+            .args(arguments)
+            .env("DOT_CLUSTER", self.0)
+            .current_dir(ROOT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Said {
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 
     /// Makes a namespace, with the ServiceAccount that no controller makes here.
@@ -69,26 +89,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        cluster(&["down"], "");
-    }
-}
-
-/// Runs `tests/cluster/cluster` on the cluster of this test.
-fn cluster(arguments: &[&str], input: &str) -> Said {
-    let mut child = Command::new("tests/cluster/cluster")
-        .args(arguments)
-        .env("DOT_CLUSTER", "gate")
-        .current_dir(ROOT)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    Said {
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        self.cluster(&["down"], "");
     }
 }
 
@@ -188,8 +189,27 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
+fn the_examples_and_the_plain_manifests_are_what_an_api_server_takes() {
+    let control_plane = ControlPlane::start("manifests");
+    control_plane.namespace("default", &json!({}));
+    control_plane.namespace("private-dns", &json!({}));
+    for file in ["pod", "deployment", "namespace", "statefulset", "job"] {
+        let path = format!("manifests/examples/{file}.yaml");
+        let said = control_plane
+            .kubectl(&format!("apply --server-side --dry-run=server --validate=strict -f {path}"), &Value::Null);
+        assert!(said.stdout.contains("serverside-applied") && said.stderr.is_empty(), "{path}: {}", said.stderr);
+    }
+    let said = control_plane.kubectl("apply --server-side --validate=strict -f manifests/install.yaml", &Value::Null);
+    assert!(
+        said.stdout.contains("deployment.apps/dot-injector serverside-applied") && said.stderr.is_empty(),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
 fn the_injector_is_shown_the_pods_that_ask_and_no_others() {
-    let control_plane = ControlPlane::start();
+    let control_plane = ControlPlane::start("gate");
     let asking = json!({"dot-sidecar.io/inject": "true"});
     control_plane.namespace("plain", &json!({}));
     control_plane.namespace("declining", &json!({"dot-sidecar.io/inject": "false"}));
