@@ -43,7 +43,7 @@ cluster_down() {
 }
 
 asks_over_tls() { # preset
-  timeout 20 docker run --rm --network container:dot-sidecar-control-plane "$proxy_image" --upstream "$1" query "$public_name" </dev/null >"$state/probe.log" 2>&1
+  timeout 20 docker run --rm --network container:dot-sidecar-control-plane "$proxy_image" query --upstream "$1" "$public_name" </dev/null >"$state/probe.log" 2>&1
 }
 
 way_out() { :; } # kind's nodes have one

@@ -36,7 +36,7 @@ cluster_down() {
 
 # A TCP connection alone proves nothing: a firewall may answer for everyone. The proxy asks, and believes authenticated answers only.
 asks_over_tls() { # preset
-  timeout 10 "$cache/target/$(uname -m)-unknown-linux-gnu/release/dot-proxy" --upstream "$1" query "$public_name" </dev/null >"$state/probe.log" 2>&1
+  timeout 10 "$cache/target/$(uname -m)-unknown-linux-gnu/release/dot-proxy" query --upstream "$1" "$public_name" </dev/null >"$state/probe.log" 2>&1
 }
 
 way_out() { "$cluster" internet; }
