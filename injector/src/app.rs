@@ -1,0 +1,163 @@
+//! The one file that names every module: `serve`, from settings to a drained stop.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::{Api, Client};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::certs::{Keeper, Place, Served, service_names};
+use crate::cluster::{ClusterDns, ResolvConf};
+use crate::inject::search_warnings;
+use crate::limits::LimitRanges;
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+use crate::settings::Settings;
+use crate::webhook::Webhook;
+use crate::{events, server};
+
+/// What `serve` was told.
+#[derive(Debug)]
+pub struct Config {
+    /// The configuration file, read.
+    pub settings: Settings,
+    /// Where reviews are taken.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served.
+    pub admin: SocketAddr,
+    /// The injector's namespace.
+    pub namespace: String,
+    /// The Service by which the API server reaches the injector.
+    pub service: String,
+    /// The Secret of the certificates.
+    pub secret: String,
+    /// The MutatingWebhookConfiguration.
+    pub webhook_configuration: String,
+    /// The Deployment that owns the Secret.
+    pub deployment: String,
+    /// The injector's own resolv.conf.
+    pub resolv_conf: PathBuf,
+}
+
+/// Why `serve` could not start.
+#[derive(Debug)]
+pub struct StartError(String);
+
+/// After the signal to stop, admissions are still taken for so long: the API server's side learns by and by that this
+/// replica is leaving (its endpoint is removed, kube-proxy follows).
+const LINGER: Duration = Duration::from_secs(3);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Serves until `shutdown`, then drains.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+    let cluster = cluster_dns(&config)?;
+    let client = Client::try_default().await.map_err(|error| {
+        StartError(format!("the API server is not known: {error}; run in a pod, or set KUBECONFIG"))
+    })?;
+    let webhooks = bind(config.listen, "--listen").await?;
+    let admin = bind(config.admin, "--admin").await?;
+
+    let metrics = Metrics::default();
+    let readiness = Readiness::default();
+    let served = Served::default();
+    let (limits, watch_limits) = LimitRanges::watch(&client, readiness.clone());
+    let (teller, worker) = events::queue(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone());
+    let keeper = Keeper::new(&client, place(&config, &cluster), served.clone(), readiness.clone(), metrics.clone());
+    let namespaces = Api::all(client);
+    let webhook = Arc::new(Webhook::new(config.settings, cluster, limits, namespaces, teller, metrics.clone()));
+    let tls = TlsAcceptor::from(Arc::new(tls_config(served)?));
+
+    // Dropped when this function returns, and so stopped.
+    let mut background = JoinSet::new();
+    background.spawn(watch_limits);
+    background.spawn(worker.run());
+    background.spawn(keeper.run());
+
+    let (stop, stopped) = watch::channel(false);
+    let answer_review = move |request| Arc::clone(&webhook).handle(request);
+    let reviews = server::serve(webhooks, Some(tls), answer_review, until(stopped.clone()));
+    let show = Admin { readiness: readiness.clone(), metrics };
+    let health = server::serve(admin, None, move |request| show.clone().handle(request), until(stopped));
+    let stopping = async {
+        shutdown.await;
+        info!(seconds = LINGER.as_secs(), "stopping: no longer ready, and taking admissions a little longer");
+        readiness.stop();
+        sleep(LINGER).await;
+        // Nobody listening any more would be just as well.
+        stop.send_replace(true);
+    };
+    tokio::join!(reviews, health, stopping);
+    info!("stopped");
+    Ok(())
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn cluster_dns(config: &Config) -> Result<ClusterDns, StartError> {
+    let text = std::fs::read_to_string(&config.resolv_conf).unwrap_or_else(|error| {
+        warn!(%error, file = %config.resolv_conf.display(), "the injector's own resolv.conf could not be read");
+        String::new()
+    });
+    let cluster = ClusterDns::new(&config.settings.cluster, &ResolvConf::parse(&text))
+        .map_err(|error| StartError(error.to_string()))?;
+    let servers: Vec<String> = cluster.servers.iter().map(ToString::to_string).collect();
+    info!(domain = %cluster.domain, servers = servers.join(","), searches = cluster.searches.join(","), "cluster DNS");
+    search_warnings(&cluster).iter().for_each(|warning| warn!("{warning}"));
+    Ok(cluster)
+}
+
+fn place(config: &Config, cluster: &ClusterDns) -> Place {
+    Place {
+        namespace: config.namespace.clone(),
+        secret: config.secret.clone(),
+        deployment: config.deployment.clone(),
+        webhook_configuration: config.webhook_configuration.clone(),
+        names: service_names(&config.service, &config.namespace, cluster.domain.as_str()),
+    }
+}
+
+/// Listens; where there is no IPv6, `[::]` means 0.0.0.0.
+async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, StartError> {
+    let bound = match TcpListener::bind(address).await {
+        Err(_) if address.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    let listener = bound.map_err(|error| StartError(format!("{flag} {address}: {error}")))?;
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, flag, "listening");
+    }
+    Ok(listener)
+}
+
+/// TLS 1.2 and 1.3, with whatever certificate is served at the time of the handshake.
+pub fn tls_config(served: Served) -> Result<ServerConfig, StartError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| StartError(format!("TLS: {error}")))?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(served));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,117 @@
+//! The command line: one file a subcommand.
+
+mod check;
+mod explain;
+mod inject;
+mod offline;
+mod serve;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Gives Kubernetes pods that ask for it a sidecar that sends their DNS queries over TLS.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dot-injector",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "A pod asks by the annotation dot-sidecar.io/inject: \"true\", a namespace for all its pods by the label of \
+the same name.\n\nExit codes: 0 done; 1 failed at work, or a pod is denied; 2 wrong usage or configuration."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the admission webhook (in a pod of the cluster; elsewhere by KUBECONFIG)
+    Serve(serve::Serve),
+    /// Print manifests as admission would make them, without a cluster
+    Inject(inject::Inject),
+    /// Say what would happen to the pods of manifests, and why
+    Explain(explain::Explain),
+    /// Check whether the cluster can run the sidecar, and whether the installation is healthy
+    Check(check::Check),
+}
+
+/// How a command ended that did not succeed.
+#[derive(Debug)]
+enum Failure {
+    /// The command line or a configuration cannot be used: 2.
+    Usage(String),
+    /// It was understood, and failed: 1.
+    Work(String),
+    /// It was understood and done, the answer is no, and has been printed: 1.
+    Negative,
+}
+
+impl Failure {
+    fn usage(error: impl fmt::Display) -> Self {
+        Self::Usage(error.to_string())
+    }
+
+    fn work(error: impl fmt::Display) -> Self {
+        Self::Work(error.to_string())
+    }
+}
+
+impl Cli {
+    /// Runs the command that was asked for.
+    pub fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Serve(serve) => serve.run(),
+            Command::Inject(inject) => inject.run(),
+            Command::Explain(explain) => explain.run(),
+            Command::Check(check) => check.run(),
+        };
+        let (message, code) = match done {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(Failure::Usage(message)) => (message, 2),
+            Err(Failure::Work(message)) => (message, 1),
+            Err(Failure::Negative) => return ExitCode::from(1),
+        };
+        say(format_args!("dot-injector: {message}\n"));
+        ExitCode::from(code)
+    }
+}
+
+/// Writes to standard error. Where that is closed, there is nobody to tell.
+fn say(message: fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().lock().write_fmt(message);
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who reads has seen enough (`| head`).
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Failure::Work(format!("standard output: {error}"))),
+    }
+}
+
+/// A runtime for the commands that talk to a network.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    Ok(runtime.map_err(|error| Failure::Work(format!("the runtime could not be started: {error}")))?.block_on(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,132 @@
+//! Events for owners of pods that could not be served: a Deployment's author never sees a pod's admission warning.
+//!
+//! Admissions put what is to be told into a bounded queue and go on; one worker finds the top owner and writes the Event.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::core::{ApiResource, GroupVersionKind, PartialObjectMeta};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::inject::Refusal;
+use crate::metrics::Metrics;
+
+/// So many Events may wait; more are dropped and counted. Their pods come again as long as their owner wants them.
+const LONGEST_QUEUE: usize = 256;
+/// The API's limit of an Event's note.
+const LONGEST_NOTE: usize = 1024;
+
+/// Where admissions leave what is to be told.
+#[derive(Clone)]
+pub struct Teller {
+    queue: mpsc::Sender<Notice>,
+    metrics: Metrics,
+}
+
+/// Finds owners and writes Events.
+pub struct Worker {
+    queue: mpsc::Receiver<Notice>,
+    client: Client,
+    recorder: Recorder,
+    metrics: Metrics,
+}
+
+/// What an owner is to be told about a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    namespace: String,
+    owner: OwnerReference,
+    code: &'static str,
+    note: String,
+}
+
+/// A queue, and the worker at its end.
+pub fn queue(client: Client, instance: Option<String>, metrics: Metrics) -> (Teller, Worker) {
+    let (sender, receiver) = mpsc::channel(LONGEST_QUEUE);
+    let reporter = Reporter { controller: "dot-injector".to_owned(), instance };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let worker = Worker { queue: receiver, client, recorder, metrics: metrics.clone() };
+    (Teller { queue: sender, metrics }, worker)
+}
+
+impl Notice {
+    /// What to tell the pod's controller; `None` for a pod that has none, whose author sees the warning.
+    pub fn about(pod: &Value, namespace: &str, refusal: &Refusal, sentence: &str) -> Option<Self> {
+        let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
+        let owner = owners.iter().find(|owner| owner.get("controller") == Some(&Value::Bool(true)))?;
+        let owner = serde_json::from_value(owner.clone()).ok()?;
+        let note = sentence.chars().take(LONGEST_NOTE / 4).collect();
+        Some(Self { namespace: namespace.to_owned(), owner, code: refusal.code(), note })
+    }
+}
+
+impl Teller {
+    /// Has the owner told, soon. Never waits.
+    pub fn tell(&self, notice: Notice) {
+        if self.queue.try_send(notice).is_err() {
+            self.metrics.event("dropped");
+        }
+    }
+}
+
+impl Worker {
+    /// Works until every [`Teller`] is gone, or until it is dropped.
+    pub async fn run(mut self) {
+        while let Some(notice) = self.queue.recv().await {
+            let regarding = self.top_owner(&notice).await;
+            let event = Event {
+                type_: EventType::Warning,
+                reason: "DnsNotEncrypted".to_owned(),
+                note: Some(notice.note),
+                // Events that differ by nothing but their note are counted as one.
+                action: notice.code.to_owned(),
+                secondary: None,
+            };
+            match self.recorder.publish(&event, &regarding).await {
+                Ok(()) => self.metrics.event("sent"),
+                Err(error) => {
+                    self.metrics.event("failed");
+                    let owner = regarding.name.unwrap_or_default();
+                    warn!(%error, namespace = notice.namespace, owner, "an Event could not be written");
+                }
+            }
+        }
+    }
+
+    /// The Deployment of a ReplicaSet, the CronJob of a Job; others are their own top.
+    async fn top_owner(&self, notice: &Notice) -> ObjectReference {
+        let owner = &notice.owner;
+        let above = match (owner.api_version.as_str(), owner.kind.as_str()) {
+            ("apps/v1", "ReplicaSet") | ("batch/v1", "Job") => self.controller_of(&notice.namespace, owner).await,
+            _ => None,
+        };
+        let top = above.as_ref().unwrap_or(owner);
+        ObjectReference {
+            api_version: Some(top.api_version.clone()),
+            kind: Some(top.kind.clone()),
+            name: Some(top.name.clone()),
+            namespace: Some(notice.namespace.clone()),
+            uid: Some(top.uid.clone()),
+            ..ObjectReference::default()
+        }
+    }
+
+    async fn controller_of(&self, namespace: &str, owner: &OwnerReference) -> Option<OwnerReference> {
+        let (group, version) = owner.api_version.split_once('/')?;
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &owner.kind));
+        let objects: Api<PartialObjectMeta> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        match objects.get_metadata_opt(&owner.name).await {
+            Ok(found) => {
+                let owners = found?.metadata.owner_references?;
+                owners.into_iter().find(|above| above.controller == Some(true))
+            }
+            Err(error) => {
+                debug!(%error, kind = owner.kind, name = owner.name, "the owner's owner could not be read");
+                None
+            }
+        }
+    }
+}

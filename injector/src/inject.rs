@@ -1,0 +1,303 @@
+//! The decision about a pod, and what it makes of the pod. Pure: no clock, no network, no Kubernetes client.
+//!
+//! ```text
+//! pod ──original──► pod without anything of ours ──obstacles──► Skip | Deny
+//!                        │                                         ▲
+//!                        └──dns, resources, sidecar──► Plan ───────┘ (what does not fit)
+//!                                                       │
+//!                                            pod ──apply┴──► pod with the sidecar
+//! ```
+
+mod apply;
+mod dns;
+mod obstacles;
+mod original;
+mod pod;
+mod refusal;
+mod resources;
+mod sidecar;
+
+use std::fmt;
+
+use dot_proxy_config::{Cluster, Config, Listen};
+use serde_json::Value;
+
+use crate::annotations::{self, Inject, Override, Overrides};
+use crate::cluster::ClusterDns;
+use crate::limits::ContainerLimits;
+use crate::profile;
+use crate::settings::Settings;
+
+pub use apply::{patch, patched};
+pub use dns::{DnsOption, search_warnings};
+pub use refusal::Refusal;
+
+use dns::Resolution;
+use original::{Original, Status, Stripped};
+use pod::Pod;
+
+/// Where the pod's resolver looks: the proxy, on loopback.
+const LOOPBACK: &str = "127.0.0.1";
+/// The port of DNS, which resolv.conf cannot change.
+const PORT: u16 = 53;
+/// The safe sysctl (Kubernetes 1.22) that lets a process without privilege have low ports, in the pod's network alone.
+const PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
+/// The longest configuration that is put on a pod: all annotations together may have 256 KiB.
+pub const LARGEST_CONFIG: usize = 64 * 1024;
+
+/// A pod about to be created, and what is known of where.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The pod, raw, as the API server sent it or a file says it.
+    pub pod: &'a Value,
+    /// The namespace it will be in.
+    pub namespace: &'a str,
+    /// Whether the namespace is labelled `dot-sidecar.io/inject: "true"`.
+    pub namespace_asks: bool,
+    /// What the namespace's LimitRanges demand.
+    pub limits: &'a ContainerLimits,
+}
+
+/// What is to be done with a pod, and what its author should hear.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// What is to be done.
+    pub decision: Decision,
+    /// Shown to who creates the pod.
+    pub warnings: Vec<String>,
+}
+
+/// What is to be done with a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// It gets the sidecar.
+    Inject(Box<Plan>),
+    /// It is left as it is.
+    Skip(Skip),
+    /// It asked for the sidecar and cannot have it.
+    Deny(Refusal),
+}
+
+/// Why a pod is left as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Skip {
+    /// Nobody asked.
+    NotAsked,
+    /// It declined.
+    OptedOut,
+    /// Its namespace alone asked, and it cannot be served.
+    CannotBeServed(Refusal),
+}
+
+/// All that injection writes into a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    container: Value,
+    volume: Value,
+    dns_config: Value,
+    port_start: String,
+    config: String,
+    status: String,
+}
+
+/// Who wants the sidecar in a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// Its author, by annotation or by copying a pod that has it.
+    Author,
+    /// Its namespace alone.
+    Namespace,
+}
+
+impl Plan {
+    /// What a person wants to know about it, by name.
+    pub fn facts(&self) -> [(&'static str, String); 4] {
+        let of_container = |path: &str| self.container.pointer(path).map(Value::to_string).unwrap_or_default();
+        [
+            ("sidecar", of_container("/image").trim_matches('"').to_owned()),
+            ("resources", of_container("/resources")),
+            ("dnsConfig", self.dns_config.to_string()),
+            ("proxy configuration", self.config.clone()),
+        ]
+    }
+}
+
+impl Decision {
+    /// One word for metrics.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Inject(_) => "injected",
+            Self::Skip(_) => "skipped",
+            Self::Deny(_) => "denied",
+        }
+    }
+
+    /// One word for metrics: why.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Inject(_) => "asked",
+            Self::Skip(Skip::NotAsked) => "not-asked",
+            Self::Skip(Skip::OptedOut) => "opted-out",
+            Self::Skip(Skip::CannotBeServed(refusal)) | Self::Deny(refusal) => refusal.code(),
+        }
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAsked => f.write_str(
+                r#"neither the pod (annotation dot-sidecar.io/inject: "true") nor its namespace (the same as a label) asks for the sidecar"#,
+            ),
+            Self::OptedOut => f.write_str(r#"the pod declines the sidecar: annotation dot-sidecar.io/inject: "false""#),
+            Self::CannotBeServed(refusal) => {
+                write!(f, "not encrypted, though the namespace asks for it: {refusal}")
+            }
+        }
+    }
+}
+
+/// Decides about a pod.
+pub fn decide(subject: Subject<'_>, settings: &Settings, cluster: &ClusterDns) -> Verdict {
+    let mut warnings = Vec::new();
+    let decision = decided(subject, settings, cluster, &mut warnings);
+    if let Decision::Skip(skip @ Skip::CannotBeServed(_)) = &decision {
+        warnings.push(skip.to_string());
+    }
+    Verdict { decision, warnings }
+}
+
+/// Whether the decision about a pod depends on what its namespace says: not if the pod itself says that it wants the
+/// sidecar.
+pub fn depends_on_namespace(pod: &Value) -> bool {
+    let annotations = pod.pointer("/metadata/annotations").and_then(Value::as_object);
+    let inject = annotations.and_then(|annotations| annotations.get(annotations::INJECT));
+    inject.and_then(Value::as_str) != Some("true")
+}
+
+fn decided(subject: Subject<'_>, settings: &Settings, cluster: &ClusterDns, warnings: &mut Vec<String>) -> Decision {
+    let stripped = original::strip(subject.pod);
+    let pod = match Pod::read(&stripped.pod) {
+        Ok(pod) => pod,
+        Err(error) => return Decision::Deny(Refusal::Malformed(error)),
+    };
+    warnings.extend(annotations::warnings(&pod.metadata.annotations, &pod.metadata.labels));
+    let asker = match asker(&pod, &stripped, subject.namespace_asks, settings, warnings) {
+        Ok(Ok(asker)) => asker,
+        Ok(Err(skip)) => return Decision::Skip(skip),
+        Err(refusal) => return Decision::Deny(refusal),
+    };
+    match plan(&pod, &stripped, subject, settings, cluster, warnings) {
+        Ok(plan) => Decision::Inject(Box::new(plan)),
+        Err(refusal) if asker == Asker::Namespace && !refusal.is_about_annotations() => {
+            Decision::Skip(Skip::CannotBeServed(refusal))
+        }
+        Err(refusal) => Decision::Deny(refusal),
+    }
+}
+
+/// Who asks for the sidecar; `Err` inside when nobody does, or the pod declines it.
+fn asker(
+    pod: &Pod,
+    stripped: &Stripped,
+    namespace_asks: bool,
+    settings: &Settings,
+    warnings: &mut Vec<String>,
+) -> Result<Result<Asker, Skip>, Refusal> {
+    let annotations = &pod.metadata.annotations;
+    match annotations::inject(annotations)? {
+        Some(Inject::Yes) => Ok(Ok(Asker::Author)),
+        Some(Inject::No) if namespace_asks && !settings.profile.opt_out => {
+            Err(Refusal::OptOutNotAllowed { profile: profile::DEFAULT.to_owned() })
+        }
+        Some(Inject::No) => Ok(Err(Skip::OptedOut)),
+        // A copy of an injected pod resolves by the proxy: without it, it would not resolve at all, or in clear.
+        None if stripped.had_sidecar => Ok(Ok(Asker::Author)),
+        None if namespace_asks => Ok(Ok(Asker::Namespace)),
+        None => {
+            let profile = annotations.contains_key(annotations::PROFILE).then(|| annotations::PROFILE.to_owned());
+            let unheard = annotations::used_overrides(annotations).map(Override::name).chain(profile);
+            warnings.extend(
+                unheard
+                    .map(|name| format!(r#"annotation {name} has no effect without {}: "true""#, annotations::INJECT)),
+            );
+            Ok(Err(Skip::NotAsked))
+        }
+    }
+}
+
+/// What to write into the pod, or why it cannot be served.
+fn plan(
+    pod: &Pod,
+    stripped: &Stripped,
+    subject: Subject<'_>,
+    settings: &Settings,
+    cluster: &ClusterDns,
+    warnings: &mut Vec<String>,
+) -> Result<Plan, Refusal> {
+    let profile = &settings.profile;
+    let overrides = allowed_overrides(pod, profile)?;
+    obstacles::find(pod)?;
+    if stripped.dns_unrecorded {
+        warnings
+            .push("spec.dnsPolicy: what it was before the sidecar is not recorded: taken as ClusterFirst".to_owned());
+    }
+    let own = &pod.spec.dns_config;
+    let resolution = Resolution::new(cluster, subject.namespace, own, warnings);
+    let config = Config {
+        listen: Listen { host: [127, 0, 0, 1].into(), port: PORT, ..Listen::default() },
+        admin: dot_proxy_config::Admin { address: (std::net::Ipv6Addr::UNSPECIFIED, sidecar::ADMIN_PORT).into() },
+        routes: dns::routes(cluster, &profile.routes, &resolution, own, warnings),
+        cluster: Some(Cluster { domain: cluster.domain.clone() }),
+        ..overridden(profile.proxy_config(), &overrides)
+    };
+    let resources = resources::for_sidecar(&pod.spec, &profile.resources, &overrides, subject.limits, warnings)?;
+    let user = sidecar::user(&pod.spec, settings.sidecar.run_as_user)?;
+    let image = overrides.image.as_deref().unwrap_or(&settings.sidecar.image);
+    let original = Original::of(&stripped.pod);
+    Ok(Plan {
+        container: sidecar::container(&settings.sidecar, image, user, &resources),
+        volume: sidecar::volume(),
+        dns_config: resolution.dns_config(),
+        // The pod's own value is lower, or `obstacles` would have found it.
+        port_start: original.unprivileged_port_start.clone().unwrap_or_else(|| PORT.to_string()),
+        config: checked(&config)?,
+        status: Status {
+            injector: env!("CARGO_PKG_VERSION").to_owned(),
+            profile: profile::DEFAULT.to_owned(),
+            original,
+        }
+        .to_json(),
+    })
+}
+
+/// What the pod's author overrides, if the profile lets them.
+fn allowed_overrides(pod: &Pod, profile: &profile::Profile) -> Result<Overrides, Refusal> {
+    let annotations = &pod.metadata.annotations;
+    match annotations.get(annotations::PROFILE) {
+        Some(name) if name != profile::DEFAULT => return Err(Refusal::NoSuchProfile { name: name.clone() }),
+        _ => {}
+    }
+    let mut used = annotations::used_overrides(annotations);
+    if let Some(annotation) = used.find(|known| !profile.annotations.allowed.contains(known)) {
+        return Err(Refusal::NotAllowed { annotation, profile: profile::DEFAULT.to_owned() });
+    }
+    Ok(annotations::overrides(annotations)?)
+}
+
+fn overridden(mut config: Config, overrides: &Overrides) -> Config {
+    if let Some(servers) = &overrides.upstream {
+        config.upstream.servers.clone_from(servers);
+    }
+    if let Some(level) = overrides.log_level {
+        config.log.level = level;
+    }
+    config
+}
+
+/// The configuration as it is written on the pod, if the proxy will accept it.
+fn checked(config: &Config) -> Result<String, Refusal> {
+    config.check().map_err(|error| Refusal::ConfigRefused(error.to_string()))?;
+    let text = config.to_json();
+    if text.len() > LARGEST_CONFIG { Err(Refusal::ConfigTooLarge { bytes: text.len() }) } else { Ok(text) }
+}

@@ -1,0 +1,185 @@
+//! The pod without anything of ours: what a client sends in our fields is never trusted, only made anew.
+//!
+//! Pods are copied (`kubectl get pod -o yaml | kubectl create -f -`), restored from backups, and sent to the webhook a
+//! second time. What the DNS fields and the sysctl were before is recorded in the annotation `dot-sidecar.io/status`;
+//! what is read from there counts as the user's own input, and is checked like it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::annotations::{CONFIG, INJECTED_LABEL, STATUS};
+
+use super::sidecar::{CONFIG_DIRECTORY, CONTAINER, VOLUME};
+use super::{LOOPBACK, PORT, PORT_START};
+
+/// What the injector did to a pod, and what was there before: the annotation `dot-sidecar.io/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Status {
+    /// The injector's version.
+    pub(super) injector: String,
+    /// The profile that was used.
+    pub(super) profile: String,
+    /// What injection replaced.
+    pub(super) original: Original,
+}
+
+/// The fields that injection replaces, as they were.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Original {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dns_policy: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dns_config: Option<Map<String, Value>>,
+    /// The pod's own `net.ipv4.ip_unprivileged_port_start`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unprivileged_port_start: Option<String>,
+}
+
+/// A pod without anything of ours.
+pub(super) struct Stripped {
+    pub(super) pod: Value,
+    /// It had our sidecar already: a copy, or the webhook's second call.
+    pub(super) had_sidecar: bool,
+    /// Its DNS fields were ours, and what they were before is not recorded.
+    pub(super) dns_unrecorded: bool,
+}
+
+impl Status {
+    /// As it is written on the pod.
+    pub(super) fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings and JSON values always have a JSON form")
+    }
+}
+
+impl Original {
+    /// What injection is about to replace in a pod without anything of ours.
+    pub(super) fn of(pod: &Value) -> Self {
+        Self {
+            dns_policy: pod.pointer("/spec/dnsPolicy").and_then(Value::as_str).map(str::to_owned),
+            dns_config: pod.pointer("/spec/dnsConfig").and_then(Value::as_object).cloned(),
+            unprivileged_port_start: sysctls(pod).find_map(port_start).map(str::to_owned),
+        }
+    }
+}
+
+/// Takes away what injection adds, and puts back what it replaces.
+pub(super) fn strip(pod: &Value) -> Stripped {
+    let mut pod = pod.clone();
+    let had_sidecar = remove_from(&mut pod, "/spec", "initContainers", is_our_container);
+    remove_from(&mut pod, "/spec", "volumes", is_our_volume);
+    remove_key(&mut pod, "/metadata/labels", INJECTED_LABEL);
+    remove_key(&mut pod, "/metadata/annotations", CONFIG);
+    let status = remove_key(&mut pod, "/metadata/annotations", STATUS);
+    let record = status.as_ref().and_then(Value::as_str).and_then(|text| serde_json::from_str::<Status>(text).ok());
+    let original = record.map(|status| status.original);
+
+    let mut dns_unrecorded = false;
+    if had_sidecar || original.is_some() {
+        if has_our_dns(&pod) {
+            dns_unrecorded = original.is_none();
+            // ClusterFirst is what the pod most likely had: it is the API's default.
+            let likely = Original { dns_policy: Some("ClusterFirst".to_owned()), ..Original::default() };
+            restore_dns(&mut pod, original.as_ref().unwrap_or(&likely));
+        }
+        restore_sysctl(&mut pod, original.and_then(|original| original.unprivileged_port_start).as_deref());
+    }
+    Stripped { pod, had_sidecar, dns_unrecorded }
+}
+
+/// Ours by its name and by the mount that only our sidecar has; any other container of that name is the user's.
+pub(super) fn is_our_container(container: &Value) -> bool {
+    let mounts = container.get("volumeMounts").and_then(Value::as_array);
+    container.get("name").and_then(Value::as_str) == Some(CONTAINER)
+        && mounts.into_iter().flatten().any(|mount| {
+            mount.get("name").and_then(Value::as_str) == Some(VOLUME)
+                && mount.get("mountPath").and_then(Value::as_str) == Some(CONFIG_DIRECTORY)
+        })
+}
+
+/// Ours by its name and by the annotation that it hands out; any other volume of that name is the user's.
+pub(super) fn is_our_volume(volume: &Value) -> bool {
+    let items = volume.pointer("/downwardAPI/items").and_then(Value::as_array);
+    let ours = format!("metadata.annotations['{CONFIG}']");
+    volume.get("name").and_then(Value::as_str) == Some(VOLUME)
+        && items
+            .into_iter()
+            .flatten()
+            .any(|item| item.pointer("/fieldRef/fieldPath").and_then(Value::as_str) == Some(ours.as_str()))
+}
+
+/// Whether a sysctl is the one that opens low ports; the API takes both spellings of its name.
+pub(super) fn is_port_start(name: &str) -> bool {
+    name.replace('/', ".") == PORT_START
+}
+
+fn has_our_dns(pod: &Value) -> bool {
+    pod.pointer("/spec/dnsPolicy").and_then(Value::as_str) == Some("None")
+        && pod.pointer("/spec/dnsConfig/nameservers") == Some(&json!([LOOPBACK]))
+}
+
+fn restore_dns(pod: &mut Value, original: &Original) {
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    match &original.dns_policy {
+        Some(policy) => spec.insert("dnsPolicy".to_owned(), json!(policy)),
+        None => spec.remove("dnsPolicy"),
+    };
+    match &original.dns_config {
+        Some(config) => spec.insert("dnsConfig".to_owned(), Value::Object(config.clone())),
+        None => spec.remove("dnsConfig"),
+    };
+}
+
+/// Puts the sysctl back where it still says what injection made it say; what the user has written since is kept.
+fn restore_sysctl(pod: &mut Value, original: Option<&str>) {
+    let ours = PORT.to_string();
+    if !sysctls(pod).any(|sysctl| port_start(sysctl) == Some(&ours)) {
+        return;
+    }
+    match original {
+        Some(value) => {
+            let list = pod.pointer_mut("/spec/securityContext/sysctls").and_then(Value::as_array_mut);
+            for sysctl in list.into_iter().flatten().filter(|sysctl| port_start(sysctl).is_some()) {
+                sysctl["value"] = json!(value);
+            }
+        }
+        None => {
+            remove_from(pod, "/spec/securityContext", "sysctls", |sysctl| port_start(sysctl).is_some());
+        }
+    }
+}
+
+fn sysctls(pod: &Value) -> impl Iterator<Item = &Value> {
+    pod.pointer("/spec/securityContext/sysctls").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The value of the sysctl that opens low ports, if `sysctl` is it.
+fn port_start(sysctl: &Value) -> Option<&str> {
+    let name = sysctl.get("name").and_then(Value::as_str)?;
+    sysctl.get("value").and_then(Value::as_str).filter(|_| is_port_start(name))
+}
+
+/// Removes the items of a list that are `unwanted`, and the list itself when none is left. Tells whether there were any.
+fn remove_from(pod: &mut Value, parent: &str, key: &str, unwanted: impl Fn(&Value) -> bool) -> bool {
+    let Some(parent) = pod.pointer_mut(parent).and_then(Value::as_object_mut) else { return false };
+    let Some(list) = parent.get_mut(key).and_then(Value::as_array_mut) else { return false };
+    let before = list.len();
+    list.retain(|item| !unwanted(item));
+    let removed = list.len() < before;
+    if removed && list.is_empty() {
+        parent.remove(key);
+    }
+    removed
+}
+
+/// Removes one key of a map, and the map itself when it was the last.
+fn remove_key(pod: &mut Value, map: &str, key: &str) -> Option<Value> {
+    let entries = pod.pointer_mut(map)?.as_object_mut()?;
+    let removed = entries.remove(key)?;
+    if entries.is_empty() {
+        let (parent, name) = map.rsplit_once('/')?;
+        pod.pointer_mut(parent)?.as_object_mut()?.remove(name);
+    }
+    Some(removed)
+}

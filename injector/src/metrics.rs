@@ -1,0 +1,113 @@
+//! What the injector counts: `dot_injector_*`, with bounded labels.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The injector's metrics. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    admissions: Family<Admission, Counter>,
+    duration: Histogram,
+    certificate_expiry: Gauge<f64, AtomicU64>,
+    events: Family<Delivery, Counter>,
+}
+
+/// How an admission ended. Both labels come from fixed lists.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Admission {
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Delivery {
+    outcome: &'static str,
+}
+
+/// Admissions take some 100 µs; the slow ones wait for the API server (a namespace that must be read).
+const DURATION_SECONDS: [f64; 10] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("dot_injector");
+        let admissions = Family::default();
+        let duration = Histogram::new(DURATION_SECONDS);
+        let certificate_expiry = Gauge::default();
+        let events = Family::default();
+        registry.register("admissions", "Pods that were decided about, by outcome and reason", admissions.clone());
+        registry.register_with_unit(
+            "admission_duration",
+            "Time from the whole request to the answer",
+            Unit::Seconds,
+            duration.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the certificate that is served expires, since 1970",
+            Unit::Seconds,
+            certificate_expiry.clone(),
+        );
+        registry.register("events", "Events on owners of pods that could not be served, by outcome", events.clone());
+        registry.register("build", "Version of the injector", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        Self { registry: Arc::new(registry), admissions, duration, certificate_expiry, events }
+    }
+}
+
+impl Metrics {
+    /// An admission was answered.
+    pub fn admission(&self, outcome: &'static str, reason: &'static str, took: Duration) {
+        self.admissions.get_or_create(&Admission { outcome, reason }).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// A certificate is served that is valid until `not_after`.
+    pub fn certificate_expires(&self, not_after: SystemTime) {
+        let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.certificate_expiry.set(since_epoch.as_secs_f64());
+    }
+
+    /// An Event was `sent`, `failed`, or `dropped` because too many were waiting.
+    pub fn event(&self, outcome: &'static str) {
+        self.events.get_or_create(&Delivery { outcome }).inc();
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn encoded(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_have_base_units_and_our_prefix() {
+        let metrics = Metrics::default();
+        metrics.admission("denied", "host-network", Duration::from_micros(150));
+        metrics.certificate_expires(SystemTime::UNIX_EPOCH + Duration::from_secs(5));
+        metrics.event("sent");
+        let text = metrics.encoded().unwrap();
+        for line in [
+            r#"dot_injector_admissions_total{outcome="denied",reason="host-network"} 1"#,
+            "dot_injector_admission_duration_seconds_count 1",
+            "dot_injector_certificate_expiry_timestamp_seconds 5.0",
+            r#"dot_injector_events_total{outcome="sent"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The injector's configuration file: the sidecar's container, the cluster, and the profile.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::ClusterSettings;
+use crate::profile::Profile;
+
+/// The injector's configuration file, as written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settings {
+    /// The container that is put into pods.
+    pub sidecar: Sidecar,
+    /// What the injector has to know about the cluster.
+    pub cluster: ClusterSettings,
+    /// What pods get.
+    pub profile: Profile,
+}
+
+/// The container that is put into pods.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sidecar {
+    /// Its image.
+    pub image: String,
+    /// When the image is pulled.
+    pub image_pull_policy: PullPolicy,
+    /// The user and group it runs as; `null` leaves them to the platform (OpenShift).
+    pub run_as_user: Option<i64>,
+}
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PullPolicy {
+    /// At every start.
+    Always,
+    /// When the node does not have it.
+    #[default]
+    IfNotPresent,
+    /// Never: the node must have it.
+    Never,
+}
+
+/// Why the injector's configuration was refused: where, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingsError(String);
+
+const KNOWN_RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+
+impl Default for Sidecar {
+    fn default() -> Self {
+        Self {
+            image: concat!("ghcr.io/dot-sidecar/dot-proxy:", env!("CARGO_PKG_VERSION")).to_owned(),
+            image_pull_policy: PullPolicy::default(),
+            run_as_user: Some(64_053),
+        }
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+impl Settings {
+    /// Reads the configuration from YAML, of which JSON is a part.
+    pub fn from_yaml(text: &str) -> Result<Self, SettingsError> {
+        let mut value: serde_json::Value = if text.trim().is_empty() {
+            serde_json::json!({})
+        } else {
+            serde_saphyr::from_str(text).map_err(|error| SettingsError(format!("not readable as YAML: {error}")))?
+        };
+        // What stands empty in a chart's values is left out.
+        if let Some(upstream) = value.pointer_mut("/profile/upstream").and_then(|value| value.as_object_mut()) {
+            upstream.retain(|name, value| name != "ca" || value.as_str() != Some(""));
+        }
+        let settings: Self =
+            serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string() {
+                path if path == "." => SettingsError(error.inner().to_string()),
+                path => SettingsError(format!("{path}: {}", error.inner())),
+            })?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let at = |path: &str, message: &str| Err(SettingsError(format!("{path}: {message}")));
+        if self.sidecar.image.trim().is_empty() {
+            return at("sidecar.image", "is empty: name the image of dot-proxy");
+        }
+        match self.sidecar.run_as_user {
+            Some(0) => return at("sidecar.runAsUser", "0 is root, which the sidecar never is: write 64053"),
+            Some(user) if !(1..=i64::from(i32::MAX)).contains(&user) => {
+                return at("sidecar.runAsUser", "is no user id: write a number from 1 to 2147483647, or null");
+            }
+            _ => {}
+        }
+        if self.profile.upstream.ca_file.is_some() {
+            return at("profile.upstream.caFile", "a pod has no such file: write the certificates into upstream.ca");
+        }
+        for (part, amounts) in
+            [("requests", &self.profile.resources.requests), ("limits", &self.profile.resources.limits)]
+        {
+            if let Some(unknown) = amounts.keys().find(|name| !KNOWN_RESOURCES.contains(&name.as_str())) {
+                let known = KNOWN_RESOURCES.join(", ");
+                return at(
+                    &format!("profile.resources.{part}.{unknown}"),
+                    &format!("is not known: write one of {known}"),
+                );
+            }
+        }
+        for (name, request) in &self.profile.resources.requests {
+            if self.profile.resources.limits.get(name).is_some_and(|limit| request > limit) {
+                return at(&format!("profile.resources.requests.{name}"), "is above the limit: lower it");
+            }
+        }
+        let config = self.profile.proxy_config();
+        config.check().map_err(|error| SettingsError(format!("profile.{error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dot_proxy_config::{Upstream, log::Format};
+
+    use super::*;
+    use crate::annotations::Override;
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let settings = Settings::from_yaml("").unwrap();
+        assert_eq!(settings.sidecar.run_as_user, Some(64_053));
+        assert_eq!(settings.profile.upstream, Upstream::default());
+        assert_eq!(settings.profile.log.format, Format::Json);
+        assert!(settings.profile.opt_out);
+        assert!(!settings.profile.annotations.allowed.contains(&Override::Image));
+    }
+
+    #[test]
+    fn what_the_chart_renders_is_read() {
+        let settings = Settings::from_yaml(
+            r#"
+sidecar: {image: "registry.example/dot-proxy:1", imagePullPolicy: Never, runAsUser: null}
+cluster: {domain: "", dnsAddresses: [], searches: [], options: ["ndots:5"]}
+profile:
+  upstream: {servers: ["tls://192.0.2.53#dns.example"], ca: ""}
+  routes: [{suffixes: [corp.example], servers: ["udp://192.0.2.1"]}]
+  cache: {minTtlSeconds: 0, maxTtlSeconds: 86400}
+  log: {format: json, level: info}
+  resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 64Mi}}
+  annotations: {allowed: [upstream, log-level]}
+  optOut: false
+"#,
+        )
+        .unwrap();
+        assert_eq!(settings.sidecar.run_as_user, None);
+        assert_eq!(settings.sidecar.image_pull_policy, PullPolicy::Never);
+        assert_eq!(settings.profile.annotations.allowed, [Override::Upstream, Override::LogLevel]);
+        assert!(!settings.profile.opt_out);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_its_path_and_the_remedy() {
+        for (text, path, remedy) in [
+            ("sidecars: {}", "sidecars", "expected one of"),
+            ("sidecar: {image: ''}", "sidecar.image: ", "name the image"),
+            ("sidecar: {runAsUser: 0}", "sidecar.runAsUser: ", "64053"),
+            ("sidecar: {imagePullPolicy: Sometimes}", "sidecar.imagePullPolicy", "IfNotPresent"),
+            ("cluster: {dnsAddresses: [kube-dns]}", "cluster.dnsAddresses[0]: ", "IP address"),
+            ("profile: {upstream: {servers: []}}", "profile.upstream.servers: ", "name a server"),
+            ("profile: {upstream: {servers: [\"udp://10.0.0.1\"]}}", "profile.upstream.servers[0]: ", "tls://"),
+            ("profile: {upstream: {caFile: /x}}", "profile.upstream.caFile: ", "upstream.ca"),
+            ("profile: {resources: {limits: {gpu: 1}}}", "profile.resources.limits.gpu: ", "cpu, memory"),
+            (
+                "profile: {resources: {requests: {cpu: 2}, limits: {cpu: 1}}}",
+                "profile.resources.requests.cpu: ",
+                "lower",
+            ),
+            ("profile: {annotations: {allowed: [config]}}", "profile.annotations.allowed[0]: ", "upstream"),
+            ("profile: [", "not readable as YAML", ""),
+        ] {
+            let error = Settings::from_yaml(text).unwrap_err().to_string();
+            assert!(error.starts_with(path) && error.contains(remedy), "{text}: {error}");
+        }
+    }
+}

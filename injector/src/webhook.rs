@@ -1,0 +1,202 @@
+//! The admission webhook: an `AdmissionReview` in, a decision, an `AdmissionReview` out.
+
+mod review;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, ResourceExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use crate::annotations;
+use crate::cluster::ClusterDns;
+use crate::events::{Notice, Teller};
+use crate::inject::{self, Decision, Skip, Subject};
+use crate::limits::LimitRanges;
+use crate::metrics::Metrics;
+use crate::server::{Answer, text};
+use crate::settings::Settings;
+
+/// The largest review: etcd takes objects of 1.5 MiB, and a review holds one and little else.
+const LARGEST_BODY: usize = 3 * 1024 * 1024;
+/// A body that takes longer is given up; the API server itself waits 10 s for the answer.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Reading a namespace may take so long.
+const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Reviews in memory at once; more wait.
+const MOST_REVIEWS: usize = 32;
+
+/// What answers reviews.
+pub struct Webhook {
+    settings: Settings,
+    cluster: ClusterDns,
+    limits: LimitRanges,
+    namespaces: Api<Namespace>,
+    teller: Teller,
+    metrics: Metrics,
+    reviews: Semaphore,
+}
+
+/// Which of the webhook's entries the API server came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// `/mutate/annotated`: the pod has annotations of ours; what its namespace says is not known.
+    Annotated,
+    /// `/mutate/namespace`: the pod has none, and its namespace asks.
+    Namespace,
+}
+
+impl Gate {
+    fn of(path: &str) -> Option<Self> {
+        match path {
+            "/mutate/annotated" => Some(Self::Annotated),
+            "/mutate/namespace" => Some(Self::Namespace),
+            _ => None,
+        }
+    }
+}
+
+impl Webhook {
+    /// A webhook that decides by these settings and facts.
+    pub fn new(
+        settings: Settings,
+        cluster: ClusterDns,
+        limits: LimitRanges,
+        namespaces: Api<Namespace>,
+        teller: Teller,
+        metrics: Metrics,
+    ) -> Self {
+        let reviews = Semaphore::new(MOST_REVIEWS);
+        Self { settings, cluster, limits, namespaces, teller, metrics, reviews }
+    }
+
+    /// Answers one HTTP request.
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+        let Some(gate) = Gate::of(request.uri().path()) else {
+            return text(StatusCode::NOT_FOUND, "not found: reviews go to /mutate/annotated or /mutate/namespace");
+        };
+        if request.method() != Method::POST {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview here");
+        }
+        if !is_json(request.headers().get(CONTENT_TYPE)) {
+            return text(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "send the AdmissionReview as Content-Type: application/json",
+            );
+        }
+        let Ok(_slot) = self.reviews.acquire().await else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "the injector is being stopped");
+        };
+        match timeout(BODY_TIMEOUT, Limited::new(request.into_body(), LARGEST_BODY).collect()).await {
+            Ok(Ok(body)) => self.answer(gate, &body.to_bytes()).await,
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                text(StatusCode::PAYLOAD_TOO_LARGE, format!("a review may have {LARGEST_BODY} bytes"))
+            }
+            Ok(Err(error)) => text(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}")),
+            Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        }
+    }
+
+    async fn answer(&self, gate: Gate, body: &[u8]) -> Answer {
+        let started = Instant::now();
+        let request = match review::Request::read(body) {
+            Ok(request) => request,
+            Err(bad) => {
+                warn!(error = %bad, "a request is no review");
+                return text(StatusCode::BAD_REQUEST, bad.to_string());
+            }
+        };
+        let (response, outcome, reason) = self.decide(gate, request).await;
+        self.metrics.admission(outcome, reason, started.elapsed());
+        match response.and_then(|response| response.audited(outcome, reason).into_json()) {
+            Ok(json) => {
+                let mut answer = Response::new(Full::new(Bytes::from(json)));
+                answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                answer
+            }
+            Err(error) => {
+                error!(%error, "an answer could not be written");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written")
+            }
+        }
+    }
+
+    /// The answer, and its outcome and reason in one word each.
+    async fn decide(
+        &self,
+        gate: Gate,
+        request: review::Request,
+    ) -> (Result<review::Response, serde_json::Error>, &'static str, &'static str) {
+        if let Err(message) = request.check() {
+            warn!(message);
+            return (Ok(review::Response::deny(request.uid, message, Vec::new())), "failed", "not-a-pods-creation");
+        }
+        let namespace_asks = match self.namespace_asks(gate, &request).await {
+            Ok(asks) => asks,
+            Err(message) => {
+                warn!(namespace = request.namespace, message, "a pod could not be decided about");
+                return (Ok(review::Response::fail(request.uid, message)), "failed", "namespace-unreadable");
+            }
+        };
+        let limits = self.limits.of(&request.namespace);
+        let subject = Subject { pod: &request.object, namespace: &request.namespace, namespace_asks, limits: &limits };
+        let verdict = inject::decide(subject, &self.settings, &self.cluster);
+        let (outcome, reason) = (verdict.decision.outcome(), verdict.decision.reason());
+        self.tell(&request, &verdict.decision);
+        let response = match &verdict.decision {
+            Decision::Deny(refusal) => Ok(review::Response::deny(request.uid, refusal.to_string(), verdict.warnings)),
+            decision => {
+                let patch = inject::patch(&request.object, &inject::patched(decision, &request.object));
+                review::Response::allow(request.uid, &patch, verdict.warnings)
+            }
+        };
+        (response, outcome, reason)
+    }
+
+    /// Whether the pod's namespace asks for the sidecar. Read only where the answer depends on it.
+    async fn namespace_asks(&self, gate: Gate, request: &review::Request) -> Result<bool, String> {
+        if gate == Gate::Namespace || !inject::depends_on_namespace(&request.object) {
+            return Ok(gate == Gate::Namespace);
+        }
+        let name = &request.namespace;
+        match timeout(NAMESPACE_TIMEOUT, self.namespaces.get(name)).await {
+            Ok(Ok(namespace)) => Ok(annotations::namespace_asks(namespace.labels())),
+            Ok(Err(error)) => {
+                Err(format!("namespace {name}, which may ask for the sidecar, could not be read: {error}"))
+            }
+            Err(_) => Err(format!("namespace {name}, which may ask for the sidecar, could not be read in time")),
+        }
+    }
+
+    /// Tells those who do not see the answer: the log, and the pod's owner.
+    fn tell(&self, request: &review::Request, decision: &Decision) {
+        let generated = || request.object.pointer("/metadata/generateName").and_then(|name| name.as_str());
+        let pod = if request.name.is_empty() { generated().unwrap_or_default() } else { &request.name };
+        let (namespace, dry_run) = (&request.namespace, request.dry_run.unwrap_or(false));
+        match decision {
+            Decision::Inject(_) => info!(namespace, pod, dry_run, "injected"),
+            Decision::Skip(skip @ Skip::CannotBeServed(refusal)) => {
+                let sentence = skip.to_string();
+                warn!(namespace, pod, dry_run, reason = sentence, "skipped");
+                if !dry_run {
+                    let notice = Notice::about(&request.object, namespace, refusal, &sentence);
+                    notice.into_iter().for_each(|notice| self.teller.tell(notice));
+                }
+            }
+            Decision::Skip(skip) => info!(namespace, pod, dry_run, reason = %skip, "skipped"),
+            Decision::Deny(refusal) => warn!(namespace, pod, dry_run, reason = %refusal, "denied"),
+        }
+    }
+}
+
+fn is_json(content_type: Option<&HeaderValue>) -> bool {
+    let text = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+}
