@@ -1,6 +1,8 @@
 # What the scripts of this folder share: where things are kept, steps with a deadline, and a record of what was left out.
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # each script uses what it needs
+#
+# These scripts also run where bash is old (3.2) and `timeout` and `flock` are missing: on macOS.
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/dot-sidecar
@@ -16,15 +18,25 @@ die() {
   exit 1
 }
 
-# step MINUTES WHAT COMMAND…: says what is done, ends it when it takes too long, and says how long it took.
+# within MINUTES COMMAND…: ends the command when it takes longer. At a terminal it stays in the foreground, so that Ctrl-C
+# reaches it.
+within() {
+  local minutes=$1 foreground=""
+  shift
+  [ ! -t 1 ] || foreground=--foreground
+  if has timeout; then
+    timeout ${foreground:+"$foreground"} --kill-after=10 "${minutes}m" "$@" </dev/null
+  else
+    "$@" </dev/null
+  fi
+}
+
+# step MINUTES WHAT COMMAND…: says what is done, and how long it took.
 step() {
   local minutes=$1 what=$2 began=$SECONDS status=0
   shift 2
-  # At a terminal the command stays in the foreground, so that Ctrl-C reaches it.
-  local foreground=()
-  [ ! -t 0 ] || foreground=(--foreground)
   say "$what"
-  timeout "${foreground[@]}" --kill-after=10 "${minutes}m" "$@" </dev/null || status=$?
+  within "$minutes" "$@" || status=$?
   case $status in
     0) say "$what: done in $((SECONDS - began)) s" ;;
     124 | 137) die "$what: stopped after $minutes minutes: ${*}" ;;
@@ -35,6 +47,7 @@ step() {
 # left_out WHAT WHY: a check that this machine cannot run. `make test` lists them, `.ci/run` does not accept any.
 left_out() {
   mkdir -p "$(dirname "$left_out_file")"
+  say "left out: $1: $2"
   echo "$1: $2" >>"$left_out_file"
 }
 
