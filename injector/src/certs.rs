@@ -218,7 +218,7 @@ mod tests {
         assert!(material.usable(&["other.dot-sidecar.svc".to_owned()], now).is_err());
         let of_another = Material { ca_certificate: other.ca_certificate.clone(), ..material.clone() };
         assert!(of_another.usable(&names(), now).is_err());
-        let wrong_key = Material { key: other.key.clone(), ..material.clone() };
+        let wrong_key = Material { key: other.key, ..material.clone() };
         assert!(wrong_key.usable(&names(), now).is_err());
         for broken in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             assert!(Material { certificate: broken.to_owned(), ..material.clone() }.usable(&names(), now).is_err());

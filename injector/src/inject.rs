@@ -19,7 +19,7 @@ mod sidecar;
 
 use std::fmt;
 
-use dot_proxy_config::{Cluster, Config, Listen};
+use dot_proxy_config::{Cluster, Config, Listen, Server, Suffix};
 use serde_json::Value;
 
 use crate::annotations::{self, Inject, Override, Overrides};
@@ -96,7 +96,10 @@ pub struct Plan {
     volume: Value,
     dns_config: Value,
     port_start: String,
+    proxy: Config,
+    /// `proxy` as it is written on the pod.
     config: String,
+    searches: Vec<String>,
     status: String,
 }
 
@@ -111,13 +114,24 @@ enum Asker {
 
 impl Plan {
     /// What a person wants to know about it, by name.
-    pub fn facts(&self) -> [(&'static str, String); 4] {
+    pub fn facts(&self) -> [(&'static str, String); 5] {
         let of_container = |path: &str| self.container.pointer(path).map(Value::to_string).unwrap_or_default();
+        let upstream: Vec<String> = self.proxy.upstream.servers.iter().map(ToString::to_string).collect();
+        let routes = self.proxy.routes.iter().map(|route| {
+            let servers: Vec<String> = route.servers.iter().map(ToString::to_string).collect();
+            let names = route.suffixes.iter().filter(|suffix| !suffix.as_str().ends_with(".arpa"));
+            let names: Vec<&str> = names.map(Suffix::as_str).collect();
+            format!("{} to {}", names.join(" "), servers.join(" "))
+        });
         [
             ("sidecar", of_container("/image").trim_matches('"').to_owned()),
             ("resources", of_container("/resources")),
-            ("dnsConfig", self.dns_config.to_string()),
-            ("proxy configuration", self.config.clone()),
+            ("over TLS", upstream.join(" ")),
+            (
+                "in clear",
+                format!("{}, and reverse lookups of private addresses", routes.collect::<Vec<_>>().join(", ")),
+            ),
+            ("search", self.searches.join(" ")),
         ]
     }
 }
@@ -262,6 +276,8 @@ fn plan(
         // The pod's own value is lower, or `obstacles` would have found it.
         port_start: original.unprivileged_port_start.clone().unwrap_or_else(|| PORT.to_string()),
         config: checked(&config)?,
+        proxy: config,
+        searches: resolution.searches,
         status: Status {
             injector: env!("CARGO_PKG_VERSION").to_owned(),
             profile: profile::DEFAULT.to_owned(),
@@ -288,6 +304,10 @@ fn allowed_overrides(pod: &Pod, profile: &profile::Profile) -> Result<Overrides,
 fn overridden(mut config: Config, overrides: &Overrides) -> Config {
     if let Some(servers) = &overrides.upstream {
         config.upstream.servers.clone_from(servers);
+        // The profile's authorities vouch for its own servers; for the well-known ones the public roots do.
+        if servers.iter().all(|server| matches!(server, Server::Preset(_))) {
+            config.upstream.ca = None;
+        }
     }
     if let Some(level) = overrides.log_level {
         config.log.level = level;
@@ -301,3 +321,6 @@ fn checked(config: &Config) -> Result<String, Refusal> {
     let text = config.to_json();
     if text.len() > LARGEST_CONFIG { Err(Refusal::ConfigTooLarge { bytes: text.len() }) } else { Ok(text) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,7 +76,7 @@ mod tests {
             readiness.set(condition);
         }
         assert_eq!(readiness.check(), Ok(()));
-        readiness.clone().stop();
+        readiness.stop();
         assert!(readiness.check().is_err());
     }
 }

@@ -40,7 +40,7 @@ fn explain(text: &mut String, finding: &Finding) -> std::fmt::Result {
     writeln!(text, "{} in {}: {}", finding.object, finding.namespace, decision.outcome())?;
     match decision {
         Decision::Inject(plan) => {
-            plan.facts().iter().try_for_each(|(name, value)| writeln!(text, "  {name}: {value}"))?
+            plan.facts().iter().try_for_each(|(name, value)| writeln!(text, "  {name}: {value}"))?;
         }
         Decision::Skip(skip) => writeln!(text, "  {skip}")?,
         Decision::Deny(refusal) => writeln!(text, "  {refusal}")?,
