@@ -31,10 +31,6 @@ use crate::{events, server};
 pub struct Config {
     /// The configuration file, read.
     pub settings: Settings,
-    /// Where reviews are taken.
-    pub listen: SocketAddr,
-    /// Where health and metrics are served.
-    pub admin: SocketAddr,
     /// The injector's namespace.
     pub namespace: String,
     /// The Service by which the API server reaches the injector.
@@ -47,15 +43,23 @@ pub struct Config {
     pub deployment: String,
     /// The injector's own resolv.conf.
     pub resolv_conf: PathBuf,
+    /// How long admissions are still taken after the signal to stop: the API server's side learns by and by that this
+    /// replica is leaving (its endpoint is removed, kube-proxy follows).
+    pub linger: Duration,
+}
+
+/// Where the injector listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Reviews, over TLS.
+    pub reviews: TcpListener,
+    /// Health and metrics.
+    pub admin: TcpListener,
 }
 
 /// Why `serve` could not start.
 #[derive(Debug)]
 pub struct StartError(String);
-
-/// After the signal to stop, admissions are still taken for so long: the API server's side learns by and by that this
-/// replica is leaving (its endpoint is removed, kube-proxy follows).
-const LINGER: Duration = Duration::from_secs(3);
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,21 +70,20 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 /// Serves until `shutdown`, then drains.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    client: Client,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
     let cluster = cluster_dns(&config)?;
-    let client = Client::try_default().await.map_err(|error| {
-        StartError(format!("the API server is not known: {error}; run in a pod, or set KUBECONFIG"))
-    })?;
-    let webhooks = bind(config.listen, "--listen").await?;
-    let admin = bind(config.admin, "--admin").await?;
-
     let metrics = Metrics::default();
     let readiness = Readiness::default();
     let served = Served::default();
     let (limits, watch_limits) = LimitRanges::watch(&client, readiness.clone());
     let (teller, worker) = events::queue(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone());
     let keeper = Keeper::new(&client, place(&config, &cluster), served.clone(), readiness.clone(), metrics.clone());
-    let namespaces = Api::all(client);
+    let (namespaces, linger) = (Api::all(client), config.linger);
     let webhook = Arc::new(Webhook::new(config.settings, cluster, limits, namespaces, teller, metrics.clone()));
     let tls = TlsAcceptor::from(Arc::new(tls_config(served)?));
 
@@ -92,20 +95,33 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
     let (stop, stopped) = watch::channel(false);
     let answer_review = move |request| Arc::clone(&webhook).handle(request);
-    let reviews = server::serve(webhooks, Some(tls), answer_review, until(stopped.clone()));
+    let reviews = server::serve(listeners.reviews, Some(tls), answer_review, until(stopped.clone()));
     let show = Admin { readiness: readiness.clone(), metrics };
-    let health = server::serve(admin, None, move |request| show.clone().handle(request), until(stopped));
+    let health = server::serve(listeners.admin, None, move |request| show.clone().handle(request), until(stopped));
     let stopping = async {
         shutdown.await;
-        info!(seconds = LINGER.as_secs(), "stopping: no longer ready, and taking admissions a little longer");
+        info!(seconds = linger.as_secs(), "stopping: no longer ready, and taking admissions a little longer");
         readiness.stop();
-        sleep(LINGER).await;
+        sleep(linger).await;
         // Nobody listening any more would be just as well.
         stop.send_replace(true);
     };
     tokio::join!(reviews, health, stopping);
     info!("stopped");
     Ok(())
+}
+
+impl Listeners {
+    /// Listens on both addresses.
+    pub async fn bind(reviews: SocketAddr, admin: SocketAddr) -> Result<Self, StartError> {
+        Ok(Self { reviews: bind(reviews, "--listen").await?, admin: bind(admin, "--admin").await? })
+    }
+}
+
+/// A client of the API server: of the pod's service account, or of KUBECONFIG.
+pub async fn client() -> Result<Client, StartError> {
+    let unknown = |error| StartError(format!("the API server is not known: {error}; run in a pod, or set KUBECONFIG"));
+    Client::try_default().await.map_err(unknown)
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {
@@ -152,7 +168,7 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, StartError
 }
 
 /// TLS 1.2 and 1.3, with whatever certificate is served at the time of the handshake.
-pub fn tls_config(served: Served) -> Result<ServerConfig, StartError> {
+fn tls_config(served: Served) -> Result<ServerConfig, StartError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

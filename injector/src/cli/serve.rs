@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -52,6 +53,9 @@ pub(super) struct Serve {
     verbose: bool,
 }
 
+/// Long enough for the endpoint's removal to reach every kube-proxy as a rule.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// The log's form.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
@@ -65,16 +69,19 @@ impl Serve {
         let settings = offline::settings(self.config.as_deref())?;
         let config = app::Config {
             settings,
-            listen: self.listen,
-            admin: self.admin,
             namespace: self.namespace,
             service: self.service,
             secret: self.secret,
             webhook_configuration: self.webhook_configuration,
             deployment: self.deployment,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            linger: LINGER,
         };
-        block_on(async { app::run(config, told_to_stop()?).await.map_err(Failure::work) })?
+        block_on(async {
+            let listeners = app::Listeners::bind(self.listen, self.admin).await.map_err(Failure::work)?;
+            let client = app::client().await.map_err(Failure::work)?;
+            app::run(config, client, listeners, told_to_stop()?).await.map_err(Failure::work)
+        })?
     }
 }
 

@@ -23,6 +23,7 @@ fn settings(yaml: &str) -> Settings {
 }
 
 /// A pod with one container; `spec` is laid over its own.
+#[expect(clippy::needless_pass_by_value, reason = "called with literals")]
 fn pod(annotations: Value, spec: Value) -> Value {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",

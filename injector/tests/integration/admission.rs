@@ -1,0 +1,215 @@
+//! Reviews over HTTPS.
+
+use http_body_util::Full;
+use hyper::{Request, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::api_server::ApiServer;
+use crate::http::Version;
+use crate::injector::{Injector, eventually, patched, post, review};
+
+const ANNOTATED: &str = "/mutate/annotated";
+const NAMESPACE: &str = "/mutate/namespace";
+
+fn pod(annotations: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "web-", "annotations": annotations},
+        "spec": {"containers": [{"name": "app", "image": "app"}], "dnsPolicy": "ClusterFirst"}
+    })
+}
+
+fn asking() -> Value {
+    pod(&json!({"dot-sidecar.io/inject": "true"}))
+}
+
+#[tokio::test]
+async fn an_annotated_pod_is_patched_over_either_version_of_http() {
+    let injector = Injector::ready(&ApiServer::new()).await;
+    for version in [Version::One, Version::Two] {
+        let answer = injector.post(version, post(ANNOTATED, review("shop", &asking()).to_string())).await;
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let answer: Value = serde_json::from_slice(answer.body()).unwrap();
+        let after = patched(&answer["response"], &asking());
+        assert_eq!(after["spec"]["initContainers"][0]["name"], "dot-proxy");
+        assert_eq!(after["spec"]["dnsConfig"]["searches"][0], "shop.svc.cluster.local");
+        assert_eq!(answer["response"]["auditAnnotations"], json!({"outcome": "injected", "reason": "asked"}));
+    }
+    injector.stop().await;
+}
+
+#[tokio::test]
+async fn called_again_the_injector_changes_nothing() {
+    let injector = Injector::ready(&ApiServer::new()).await;
+    let once = patched(&injector.review(ANNOTATED, "shop", &asking()).await, &asking());
+    let again = injector.review(ANNOTATED, "shop", &once).await;
+    assert_eq!((&again["allowed"], &again["patch"]), (&json!(true), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_pod_that_cannot_be_served_is_denied_and_told_why() {
+    let injector = Injector::ready(&ApiServer::new()).await;
+    let mut pod = asking();
+    pod["spec"]["hostNetwork"] = json!(true);
+    let response = injector.review(ANNOTATED, "shop", &pod).await;
+    assert_eq!((&response["allowed"], &response["patch"]), (&json!(false), &Value::Null));
+    assert_eq!(response["status"]["code"], 403);
+    assert!(response["status"]["message"].as_str().unwrap().contains("remove hostNetwork"), "{response}");
+    let metrics = injector.metrics().await;
+    assert!(
+        metrics.contains(r#"dot_injector_admissions_total{outcome="denied",reason="host-network"} 1"#),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_misspelt_annotation_earns_a_warning() {
+    let injector = Injector::ready(&ApiServer::new()).await;
+    let pod = pod(&json!({"dot-sidecar.io/inject": "true", "dot-sidecar.io/upstrem": "quad9"}));
+    let response = injector.review(ANNOTATED, "shop", &pod).await;
+    assert_eq!(response["warnings"].as_array().unwrap().len(), 1);
+    assert!(response["warnings"][0].as_str().unwrap().contains("did you mean dot-sidecar.io/upstream?"));
+}
+
+#[tokio::test]
+async fn where_a_pod_says_nothing_itself_its_namespace_is_asked() {
+    let api = ApiServer::new();
+    let namespace = |name: &str, labels: Value| {
+        api.put(&format!("/api/v1/namespaces/{name}"), json!({"metadata": {"name": name, "labels": labels}}));
+    };
+    namespace("asks", json!({"dot-sidecar.io/inject": "true"}));
+    namespace("silent", json!({}));
+    let injector = Injector::ready(&api).await;
+    let tuned = pod(&json!({"dot-sidecar.io/upstream": "quad9"}));
+    let asked = injector.review(ANNOTATED, "asks", &tuned).await;
+    assert_eq!(patched(&asked, &tuned)["spec"]["dnsPolicy"], "None");
+    let silent = injector.review(ANNOTATED, "silent", &tuned).await;
+    assert_eq!((&silent["allowed"], &silent["patch"]), (&json!(true), &Value::Null));
+    assert!(silent["warnings"][0].as_str().unwrap().contains("has no effect without"), "{silent}");
+    let unknown = injector.review(ANNOTATED, "missing", &tuned).await;
+    assert_eq!((&unknown["allowed"], &unknown["status"]["code"]), (&json!(false), &json!(500)));
+    assert!(unknown["status"]["message"].as_str().unwrap().contains("namespace missing"), "{unknown}");
+}
+
+#[tokio::test]
+async fn the_namespaces_limit_ranges_are_honoured() {
+    let api = ApiServer::new();
+    api.put(
+        "/api/v1/namespaces/tight/limitranges/bounds",
+        json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "bounds", "namespace": "tight"},
+               "spec": {"limits": [{"type": "Container", "max": {"memory": "48Mi"}}]}}),
+    );
+    let injector = Injector::ready(&api).await;
+    let limit = async |namespace: &str| {
+        let after = patched(&injector.review(ANNOTATED, namespace, &asking()).await, &asking());
+        after["spec"]["initContainers"][0]["resources"]["limits"]["memory"].clone()
+    };
+    assert_eq!(limit("tight").await, "48Mi");
+    assert_eq!(limit("other").await, "64Mi");
+}
+
+#[tokio::test]
+async fn the_owner_of_a_pod_that_its_namespace_asks_for_in_vain_is_told_but_not_on_a_dry_run() {
+    let api = ApiServer::new();
+    api.put(
+        "/apis/apps/v1/namespaces/asks/replicasets/web-1",
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "web-1", "ownerReferences":
+               [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "w", "controller": true}]}}),
+    );
+    let injector = Injector::ready(&api).await;
+    let mut pod = pod(&json!({}));
+    pod["spec"]["hostNetwork"] = json!(true);
+    let owner = |kind: &str, name: &str| json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": "u", "controller": true}]);
+    pod["metadata"]["ownerReferences"] = owner("DaemonSet", "dry");
+    let mut dry_run = review("asks", &pod);
+    dry_run["request"]["dryRun"] = json!(true);
+    injector.review_with(NAMESPACE, dry_run).await;
+
+    pod["metadata"]["ownerReferences"] = owner("ReplicaSet", "web-1");
+    let response = injector.review(NAMESPACE, "asks", &pod).await;
+    assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &Value::Null));
+    assert!(response["warnings"][0].as_str().unwrap().contains("remove hostNetwork"), "{response}");
+
+    let events = || api.under("/apis/events.k8s.io/v1/namespaces/asks/events/");
+    eventually("the owner is told", async || !events().is_empty()).await;
+    // The worker tells in order: had the dry run been told, it would have come first.
+    let event = &events()[0];
+    assert_eq!((&event["regarding"]["kind"], &event["regarding"]["name"]), (&json!("Deployment"), &json!("web")));
+    assert_eq!(event["type"], "Warning");
+    assert!(event["note"].as_str().unwrap().contains("remove hostNetwork"), "{event}");
+    assert_eq!(events().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_no_review_gets_a_clean_error() {
+    let injector = Injector::ready(&ApiServer::new()).await;
+    let whole = review("shop", &asking()).to_string();
+    let mut beta = review("shop", &asking());
+    beta["apiVersion"] = json!("admission.k8s.io/v1beta1");
+    let mut without_request = review("shop", &asking());
+    without_request["request"] = Value::Null;
+    let text =
+        Request::post("https://dot-injector.dot-sidecar.svc/mutate/annotated").header("content-type", "text/plain");
+    let get = Request::get("https://dot-injector.dot-sidecar.svc/mutate/annotated");
+    for (request, status, words) in [
+        (post("/elsewhere", whole.clone()), StatusCode::NOT_FOUND, "/mutate/annotated"),
+        (get.body(Full::default()).unwrap(), StatusCode::METHOD_NOT_ALLOWED, "POST"),
+        (text.body(Full::from(whole.clone())).unwrap(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "application/json"),
+        (post(ANNOTATED, whole[..100].to_owned()), StatusCode::BAD_REQUEST, "no AdmissionReview"),
+        (post(ANNOTATED, "[]"), StatusCode::BAD_REQUEST, "no"),
+        (post(ANNOTATED, "{}"), StatusCode::BAD_REQUEST, "admission.k8s.io/v1"),
+        (post(ANNOTATED, beta.to_string()), StatusCode::BAD_REQUEST, "admissionReviewVersions: [v1]"),
+        (post(ANNOTATED, without_request.to_string()), StatusCode::BAD_REQUEST, "no request"),
+        (post(ANNOTATED, vec![b' '; 3 * 1024 * 1024 + 1]), StatusCode::PAYLOAD_TOO_LARGE, "3145728"),
+    ] {
+        let answer = injector.post(Version::Two, request).await;
+        let body = String::from_utf8_lossy(answer.body()).into_owned();
+        assert_eq!(answer.status(), status, "{body}");
+        assert!(body.contains(words), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_the_creation_of_a_pod_is_denied_and_the_rules_are_named() {
+    let injector = Injector::ready(&ApiServer::new()).await;
+    for (field, value) in [
+        ("resource", json!({"group": "apps", "version": "v1", "resource": "deployments"})),
+        ("operation", json!("DELETE")),
+        ("subResource", json!("ephemeralcontainers")),
+    ] {
+        let mut review = review("shop", &asking());
+        review["request"][field] = value;
+        let response = injector.review_with(ANNOTATED, review).await;
+        assert_eq!(response["allowed"], false);
+        assert!(response["status"]["message"].as_str().unwrap().contains("correct the rules"), "{response}");
+    }
+}
+
+#[tokio::test]
+async fn a_review_under_way_is_answered_when_the_injector_is_told_to_stop() {
+    let injector = Injector::ready(&ApiServer::new()).await;
+    let mut stream = injector.connect(Version::One).await;
+    let body = review("shop", &asking()).to_string();
+    let head = format!(
+        "POST {ANNOTATED} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The injector waits for the body now.
+    read_until(&mut stream, "100 Continue\r\n\r\n").await;
+    let stopping = tokio::spawn(injector.stop());
+    stream.write_all(body.as_bytes()).await.unwrap();
+    read_until(&mut stream, "200 OK").await;
+    drop(stream);
+    stopping.await.unwrap();
+}
+
+async fn read_until(stream: &mut (impl AsyncRead + Unpin), words: &str) {
+    let mut seen = String::new();
+    while !seen.contains(words) {
+        let mut part = [0; 1024];
+        let length = stream.read(&mut part).await.unwrap();
+        assert!(length > 0, "closed after {seen:?}");
+        seen.push_str(&String::from_utf8_lossy(&part[..length]));
+    }
+}

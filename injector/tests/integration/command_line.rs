@@ -1,0 +1,161 @@
+//! The program: what it prints, and how it exits.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::api_server::ApiServer;
+use crate::injector::{Injector, patched};
+
+const ASKING_POD: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "annotations": {"dot-sidecar.io/inject": "true"}},
+"spec": {"containers": [{"name": "app", "image": "app"}], "dnsPolicy": "ClusterFirst"}}"#;
+
+/// Runs the program with `input` on its standard input.
+fn run(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dot-injector"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Where it refuses its arguments, it does not read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn inject(input: &str) -> Output {
+    run(&["inject", "-f", "-", "--cluster-dns", "10.96.0.10"], input)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The documents of a YAML stream.
+fn documents(output: &Output) -> Vec<Value> {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_saphyr::from_multiple(&text(&output.stdout)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inject_gives_offline_exactly_what_admission_gives() {
+    let injector = Injector::ready(&ApiServer::new()).await;
+    let pod: Value = serde_json::from_str(ASKING_POD).unwrap();
+    let admitted = patched(&injector.review("/mutate/annotated", "default", &pod).await, &pod);
+    let offline: Value = serde_json::from_slice(&inject(ASKING_POD).stdout).unwrap();
+    assert_eq!(offline, admitted);
+}
+
+#[test]
+fn json_gives_json_and_yaml_gives_yaml() {
+    assert!(text(&inject(ASKING_POD).stdout).starts_with("{\n"));
+    let yaml = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, annotations: {dot-sidecar.io/inject: 'true'}}\nspec:\n  containers: [{name: app, image: app}]\n";
+    assert!(text(&inject(yaml).stdout).starts_with("apiVersion: v1\nkind: Pod\n"));
+}
+
+#[test]
+fn what_needs_no_change_passes_through_as_it_was_written() {
+    let input = "# ours\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}   # kept\ndata:\n  text: |\n    --- not the end\n---\n# only a comment\n---\nkind: Pod\nmetadata: {name: silent}\nspec: {containers: []}\n";
+    let output = text(&inject(input).stdout);
+    assert_eq!(output, input.replace("---\n# only a comment\n", ""));
+}
+
+#[test]
+fn everything_that_makes_pods_is_injected() {
+    let template =
+        r#"{metadata: {annotations: {dot-sidecar.io/inject: "true"}}, spec: {containers: [{name: app, image: app}]}}"#;
+    let mut input = String::new();
+    let kinds = ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job"];
+    for kind in kinds {
+        input.push_str(&format!("kind: {kind}\nmetadata: {{name: x}}\nspec: {{template: {template}}}\n---\n"));
+    }
+    input.push_str(&format!("kind: CronJob\nspec: {{jobTemplate: {{spec: {{template: {template}}}}}}}\n---\n"));
+    input.push_str(&format!("kind: List\nitems: [{{kind: Deployment, spec: {{template: {template}}}}}]\n"));
+    let sidecar = "/initContainers/0/name";
+    let documents = documents(&inject(&input));
+    assert_eq!(documents.len(), kinds.len() + 2);
+    for document in &documents {
+        let path = match document["kind"].as_str().unwrap() {
+            "CronJob" => "/spec/jobTemplate/spec/template/spec",
+            "List" => "/items/0/spec/template/spec",
+            _ => "/spec/template/spec",
+        };
+        assert_eq!(document.pointer(&format!("{path}{sidecar}")), Some(&json!("dot-proxy")), "{document}");
+    }
+}
+
+#[test]
+fn namespaces_and_limit_ranges_of_the_input_are_heeded() {
+    let input = r#"
+kind: Namespace
+metadata: {name: asks, labels: {dot-sidecar.io/inject: "true"}}
+---
+kind: LimitRange
+metadata: {name: bounds, namespace: asks}
+spec: {limits: [{type: Container, max: {memory: 48Mi}}]}
+---
+kind: Pod
+metadata: {name: a, namespace: asks}
+spec: {containers: [{name: app, image: app}]}
+---
+kind: Pod
+metadata: {name: b}
+spec: {containers: [{name: app, image: app}]}
+"#;
+    let documents = documents(&inject(input));
+    assert_eq!(documents[2]["spec"]["initContainers"][0]["resources"]["limits"]["memory"], "48Mi");
+    assert_eq!(documents[2]["spec"]["dnsConfig"]["searches"][0], "asks.svc.cluster.local");
+    assert_eq!(documents[3]["spec"].get("initContainers"), None);
+}
+
+#[test]
+fn a_denied_pod_leaves_nothing_printed_and_exits_1() {
+    let denied = ASKING_POD.replace(r#""spec": {"#, r#""spec": {"hostNetwork": true, "#);
+    let output = inject(&denied);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "");
+    let errors = text(&output.stderr);
+    assert!(errors.starts_with("denied: Pod/web in default: spec.hostNetwork: true: "), "{errors}");
+}
+
+#[test]
+fn warnings_go_to_standard_error() {
+    let output =
+        inject(&ASKING_POD.replace(r#""annotations": {"#, r#""annotations": {"dot-sidecar.io/upstrem": "x", "#));
+    assert!(output.status.success());
+    assert!(text(&output.stderr).contains("did you mean dot-sidecar.io/upstream?"));
+}
+
+#[test]
+fn explain_says_why() {
+    let explain = |input: &str| run(&["explain", "-f", "-", "--cluster-dns", "10.96.0.10"], input);
+    let output = explain(ASKING_POD);
+    let said = text(&output.stdout);
+    assert!(said.starts_with("Pod/web in default: injected\n") && said.contains("over TLS: cloudflare"), "{said}");
+    assert!(said.contains("in clear: cluster.local to udp://10.96.0.10:53"), "{said}");
+    let output = explain(&ASKING_POD.replace("\"true\"", "\"perhaps\""));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("denied") && text(&output.stdout).contains("\"perhaps\""));
+}
+
+#[test]
+fn wrong_usage_exits_2_and_names_the_flag_or_field() {
+    for (arguments, input, words) in [
+        (&["inject"][..], "", "--filename"),
+        (&["inject", "-f", "-"], "", "--cluster-dns"),
+        (&["inject", "-f", "/nonexistent", "--cluster-dns", "10.96.0.10"], "", "/nonexistent"),
+        (&["inject", "-f", "-", "--cluster-dns", "kube-dns"], "", "--cluster-dns"),
+        (&["inject", "-f", "-", "--cluster-dns", "10.96.0.10"], "a: b\n---\na: [", "begins in line 2"),
+        (&["inject", "-f", "-", "--cluster-dns", "10.96.0.10", "--config", "/nonexistent"], "", "--config"),
+        (&["serve", "--config", "/nonexistent"], "", "--config"),
+        (&["serve", "--listen", "somewhere"], "", "--listen"),
+        (&["frobnicate"], "", "frobnicate"),
+    ] {
+        let output = run(arguments, input);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+        assert!(errors.contains(words), "{arguments:?}: {errors}");
+    }
+}
