@@ -1,6 +1,8 @@
 //! The injector as a whole: the real HTTPS server on loopback against an API server of the test's, and the program's
 //! command line.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics fails, and says where")]
+
 mod admission;
 mod api_server;
 mod certificates;
