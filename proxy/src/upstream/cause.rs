@@ -86,7 +86,8 @@ impl Cause {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 Self::CertificateNameMismatch
             }
-            CertificateError::UnknownIssuer => Self::CertificateUnknownIssuer,
+            // A CA of the same name but another key gives a bad signature: it is no issuer that is known here either.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::CertificateUnknownIssuer,
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::CertificateExpired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::CertificateNotYetValid,
             _ => Self::CertificateInvalid,
@@ -153,6 +154,7 @@ mod tests {
         for (error, cause) in [
             (CertificateError::NotValidForName, Cause::CertificateNameMismatch),
             (CertificateError::UnknownIssuer, Cause::CertificateUnknownIssuer),
+            (CertificateError::BadSignature, Cause::CertificateUnknownIssuer),
             (CertificateError::Expired, Cause::CertificateExpired),
             (CertificateError::NotValidYet, Cause::CertificateNotYetValid),
             (CertificateError::BadEncoding, Cause::CertificateInvalid),

@@ -1,0 +1,99 @@
+//! The program as users start it: flags, exit codes, signals.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+fn dot_proxy(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dot-proxy")).args(arguments).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A started proxy, with the first line of its log, which tells its addresses.
+fn started() -> (Child, String) {
+    let upstream = ["--upstream", "tls://127.0.0.1:1#nobody.test", "--log-format", "json"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dot-proxy"))
+        .args(["--host", "127.0.0.1", "--port", "0", "--admin", "127.0.0.1:0"])
+        .args(upstream)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    (child, first)
+}
+
+/// A value in a line of JSON log.
+fn field(line: &str, name: &str) -> String {
+    let rest = line.split_once(&format!("\"{name}\":\"")).unwrap_or_else(|| panic!("no {name} in {line}")).1;
+    rest.split_once('"').unwrap().0.to_owned()
+}
+
+#[test]
+fn sigterm_and_sigint_drain_and_exit_0() {
+    for signal in ["-TERM", "-INT"] {
+        let (mut child, _) = started();
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+fn probe_finds_a_running_proxy_though_no_upstream_answers() {
+    let (mut child, line) = started();
+    let admin = field(&line, "admin");
+    assert_eq!(dot_proxy(&["probe", "--admin", &admin]).status.code(), Some(0));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = dot_proxy(&["probe", "--admin", &admin]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&admin));
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_with_the_remedy() {
+    let (mut child, line) = started();
+    let port = field(&line, "address").rsplit_once(':').unwrap().1.to_owned();
+    let output = dot_proxy(&["--host", "127.0.0.1", "--port", &port, "--admin", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("another program listens there"), "{}", stderr(&output));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn wrong_usage_and_wrong_configuration_exit_2_and_say_what_to_do() {
+    let file = std::env::temp_dir().join(format!("dot-proxy-program-{}.yaml", std::process::id()));
+    std::fs::write(&file, "upstream: {servers: [cloudfare]}").unwrap();
+    let file = file.to_str().unwrap();
+    for (arguments, remedy) in [
+        (&["--nonsense"][..], "unexpected argument"),
+        (&["--upstream", "tls://dns.example"], "add #NAME"),
+        (&["--config", "/nonexistent.yaml"], "/nonexistent.yaml: No such file"),
+        (&["--config", file], "upstream.servers[0]: \"cloudfare\" is no server"),
+        (&["check-config", file], "upstream.servers[0]: \"cloudfare\" is no server"),
+        (&["query", "example.com", "NONSENSE"], "is no record type"),
+        (&["query", "exa mple..com"], "is no domain name"),
+    ] {
+        let output = dot_proxy(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(remedy), "{arguments:?}: {}", stderr(&output));
+    }
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn query_tells_why_a_name_was_not_resolved() {
+    let output = dot_proxy(&["query", "example.com", "--upstream", "tls://127.0.0.1:1#nobody.test"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("connection-refused at tls://127.0.0.1:1#nobody.test"), "{}", stderr(&output));
+}
+
+#[test]
+fn query_answers_what_needs_no_upstream() {
+    let output = dot_proxy(&["query", "localhost"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("localhost. 30 IN A 127.0.0.1\n"));
+}

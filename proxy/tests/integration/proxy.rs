@@ -1,0 +1,71 @@
+//! The proxy under test, in this process.
+
+use std::net::SocketAddr;
+
+use dot_proxy::app::App;
+use dot_proxy::config::Resolved;
+use dot_proxy_config::Config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::server::{Authority, Server};
+
+pub struct Proxy {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<bool>,
+}
+
+impl Proxy {
+    /// A proxy that asks this server.
+    pub fn asking(server: &Server, authority: &Authority) -> Self {
+        Self::with(&[&server.url()], authority, "")
+    }
+
+    /// A proxy that asks these servers, trusts this authority, and has these lines of YAML beside.
+    pub fn with(servers: &[&str], authority: &Authority, more: &str) -> Self {
+        Self::listening(servers, authority, "", more)
+    }
+
+    /// The same, with more fields of `listen`.
+    pub fn listening(servers: &[&str], authority: &Authority, listen: &str, more: &str) -> Self {
+        let pem = authority.pem().replace('\n', "\\n");
+        let yaml = format!(
+            "listen: {{host: 127.0.0.1, port: 0{listen}}}\nadmin: {{address: \"127.0.0.1:0\"}}\nupstream: {{servers: {servers:?}, ca: \"{pem}\"}}\n{more}"
+        );
+        let written = Config::from_yaml(&yaml).unwrap();
+        let resolved = Resolved::from_written(&written).unwrap_or_else(|error| panic!("{error}"));
+        let app = App::bind(resolved).unwrap();
+        let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(app.run(async { drop(stopped.await) }));
+        Self { address, admin, stop, running }
+    }
+
+    /// Asks the admin endpoint: status and body.
+    pub async fn admin(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// The value of a metric, given with its labels.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let (_, body) = self.admin("/metrics").await;
+        let value = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no metric {name} in\n{body}"))
+    }
+
+    /// Tells the proxy to stop and waits until it has drained.
+    pub async fn stop(self) -> bool {
+        self.stop.send(()).unwrap();
+        self.running.await.unwrap()
+    }
+}

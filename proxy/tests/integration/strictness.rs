@@ -1,0 +1,50 @@
+//! Who is not the right server gets no query, and the client is told why.
+
+use hickory_proto::op::ResponseCode;
+
+use crate::client::{ask, extended_error};
+use crate::proxy::Proxy;
+use crate::server::{Authority, NAME, Reaction, Server};
+
+async fn refused(server: &Server, trusted: &Authority, cause: &str) {
+    let proxy = Proxy::asking(server, trusted);
+    let reply = ask(proxy.address, "www.example.com.").await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(extended_error(&reply), format!("{cause} at {}", server.url()));
+    assert!(server.asked().is_empty());
+    let labels = format!("{{group=\"upstream\",server=\"{}\",cause=\"{cause}\"}}", server.url());
+    assert_eq!(proxy.metric(&format!("dot_proxy_upstream_failures_total{labels}")).await, 1);
+    let (status, body) = proxy.admin("/readyz").await;
+    assert!(status == 503 && body.contains(cause), "{status} {body}");
+    assert_eq!(proxy.admin("/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_server_with_another_name_gets_no_query() {
+    let authority = Authority::new();
+    let server = Server::tls_with_certificate(&authority, "other.test", 2099).await;
+    refused(&server, &authority, "certificate-name-mismatch").await;
+}
+
+#[tokio::test]
+async fn a_server_of_an_unknown_authority_gets_no_query() {
+    let server = Server::tls(&Authority::new()).await;
+    refused(&server, &Authority::new(), "certificate-unknown-issuer").await;
+}
+
+#[tokio::test]
+async fn a_server_with_an_expired_certificate_gets_no_query() {
+    let authority = Authority::new();
+    let server = Server::tls_with_certificate(&authority, NAME, 2021).await;
+    refused(&server, &authority, "certificate-expired").await;
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_tls_gets_no_query() {
+    let server = Server::plain(|_, _| Reaction::Answer).await;
+    // The handshake's bytes are a frame too long for the server: it waits, and so does the client, until the deadline.
+    let proxy = Proxy::with(&[&server.url()], &Authority::new(), "query: {deadlineMilliseconds: 500}");
+    let reply = ask(proxy.address, "www.example.com.").await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert!(server.asked().is_empty());
+}
