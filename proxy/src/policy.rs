@@ -1,7 +1,7 @@
 //! Which questions leave at all: `question → answer here | refuse | forward`.
 //!
 //! Pure: no clock, no I/O. What is answered here would tell a resolver something for nothing: names that stand for this
-//! machine, names that cannot exist, and the search expansions that a cluster cannot contain.
+//! machine, names that cannot exist, search expansions that a cluster cannot contain, and service names that it does not.
 
 use dot_proxy_config::Suffix;
 
@@ -56,6 +56,7 @@ impl Policy {
         }
         match &self.cluster {
             Some(zone) if is_impossible(lower, &zone.name) => Verdict::Answer(zone.nxdomain()),
+            Some(_) if is_bare_host(question, lower) => Verdict::Answer(bare_host()),
             _ => Verdict::Forward,
         }
     }
@@ -108,6 +109,18 @@ const MANY: usize = 128;
 fn is_ipv6_loopback(labels: &[&[u8]]) -> bool {
     let [b"1", zeros @ .., b"ip6", b"arpa"] = labels else { return false };
     zeros.len() == 31 && zeros.iter().all(|label| label == b"0")
+}
+
+/// Whether the address of a single label is asked for: a service's name that the search list did not find. No public
+/// name is such a one (RFC 7085), and a public resolver would learn what the cluster calls its own.
+fn is_bare_host(question: Question<'_>, lower: Name<'_>) -> bool {
+    matches!(question.qtype(), rtype::A | rtype::AAAA) && lower.labels().take(2).count() == 1
+}
+
+fn bare_host() -> Own<'static> {
+    let text = "a single label is no public name".to_owned();
+    let cause = ExtendedError { code: ExtendedError::SYNTHESIZED, text };
+    Own { rcode: Rcode::NXDOMAIN, answer: None, authority: None, cause: Some(cause) }
 }
 
 /// Whether a name under the cluster's domain is one that the Kubernetes DNS specification (1.1.0) cannot contain.
@@ -203,16 +216,27 @@ mod tests {
 
     #[test]
     fn names_that_merely_end_like_the_clusters_domain_are_forwarded() {
-        for name in ["www.example.com", "mycluster.local", "a.xcluster.local", "local", "a.local"] {
+        for name in ["www.example.com", "mycluster.local", "a.xcluster.local", "a.local"] {
             assert_eq!(judged(name, rtype::A), (None, None), "{name}");
         }
     }
 
     #[test]
-    fn outside_a_cluster_nothing_is_a_search_expansion() {
-        let bytes = [from_text("www.example.com.cluster.local"), vec![0, 1, 0, 1]].concat();
-        let question = Question::starting(&bytes).unwrap();
-        assert_eq!(Policy::new(None).judge(question, question.name()), Verdict::Forward);
+    fn in_a_cluster_the_address_of_a_single_label_is_asked_of_nobody() {
+        assert_eq!(judged("no-such-service", rtype::A), (Some(Rcode::NXDOMAIN), None));
+        assert_eq!(judged("no-such-service", rtype::AAAA), (Some(Rcode::NXDOMAIN), None));
+        const NS: u16 = 2;
+        assert_eq!(judged("com", NS), (None, None));
+        assert_eq!(judged("", rtype::A), (None, None));
+    }
+
+    #[test]
+    fn outside_a_cluster_nothing_is_a_name_of_the_cluster() {
+        for name in ["www.example.com.cluster.local", "no-such-service"] {
+            let bytes = [from_text(name), vec![0, 1, 0, 1]].concat();
+            let question = Question::starting(&bytes).unwrap();
+            assert_eq!(Policy::new(None).judge(question, question.name()), Verdict::Forward);
+        }
     }
 
     #[test]
