@@ -12,18 +12,24 @@ struct Unserved {
 }
 
 fn on_the_host_network() -> Unserved {
-    Unserved { pod: Pod::new("host-network").with(json!({"spec": {"hostNetwork": true}})), words: &["hostNetwork"] }
+    Unserved {
+        pod: Pod::new("host-network").with(json!({"spec": {"hostNetwork": true}})),
+        words: &["hostNetwork: true", "remove hostNetwork"],
+    }
 }
 
 fn for_windows() -> Unserved {
     // Fields of Linux alone must not be set, and no node here ever takes the pod.
     let patch = json!({"spec": {"os": {"name": "windows"}, "nodeSelector": {"kubernetes.io/os": "windows"}, "securityContext": null}});
-    Unserved { pod: Pod::new("windows").app(json!({"securityContext": null})).with(patch), words: &["Windows"] }
+    Unserved {
+        pod: Pod::new("windows").app(json!({"securityContext": null})).with(patch),
+        words: &["windows", "schedule the pod on Linux"],
+    }
 }
 
 fn listening_on_port_53() -> Unserved {
     let port = json!({"ports": [{"containerPort": 53, "protocol": "UDP"}]});
-    Unserved { pod: Pod::new("port-53").app(port), words: &["port 53", "app"] }
+    Unserved { pod: Pod::new("port-53").app(port), words: &["containerPort: 53", "app", "move it to another port"] }
 }
 
 fn with_the_nodes_dns() -> Unserved {
@@ -35,7 +41,7 @@ fn with_the_nodes_dns() -> Unserved {
 
 fn with_nameservers_of_its_own() -> Unserved {
     let dns = json!({"spec": {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"]}}});
-    Unserved { pod: Pod::new("own-nameservers").with(dns), words: &["nameserver"] }
+    Unserved { pod: Pod::new("own-nameservers").with(dns), words: &["dnsPolicy: None", "remove the field"] }
 }
 
 #[test]
