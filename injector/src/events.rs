@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 
 /// So many Events may wait; more are dropped and counted. Their pods come again as long as their owner wants them.
 const LONGEST_QUEUE: usize = 256;
-/// The API's limit of an Event's note.
+/// The API's limit of an Event's note, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
 /// Where admissions leave what is to be told.
@@ -58,7 +58,9 @@ impl Notice {
         let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
         let owner = owners.iter().find(|owner| owner.get("controller") == Some(&Value::Bool(true)))?;
         let owner = serde_json::from_value(owner.clone()).ok()?;
-        let note = sentence.chars().take(LONGEST_NOTE / 4).collect();
+        let fits = |end: &usize| sentence.is_char_boundary(*end);
+        let end = (0..=sentence.len().min(LONGEST_NOTE)).rev().find(fits).unwrap_or_default();
+        let note = sentence[..end].to_owned();
         Some(Self { namespace: namespace.to_owned(), owner, code: refusal.code(), note })
     }
 }
@@ -128,5 +130,29 @@ impl Worker {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_note_is_never_longer_than_the_api_takes_nor_cut_within_a_character() {
+        let owner = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u", "controller": true});
+        let pod = json!({"metadata": {"ownerReferences": [owner]}});
+        let note = |sentence: &str| Notice::about(&pod, "shop", &Refusal::HostNetwork, sentence).unwrap().note;
+        assert_eq!(note("short"), "short");
+        assert_eq!(note(&"x".repeat(2000)).len(), 1024);
+        assert_eq!(note(&format!("x{}", "ü".repeat(1000))).len(), 1023);
+    }
+
+    #[test]
+    fn a_pod_without_a_controller_has_nobody_to_tell() {
+        let pod =
+            json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u"}]}});
+        assert_eq!(Notice::about(&pod, "shop", &Refusal::HostNetwork, "why"), None);
+        assert_eq!(Notice::about(&json!({}), "shop", &Refusal::HostNetwork, "why"), None);
     }
 }

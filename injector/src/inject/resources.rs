@@ -192,11 +192,7 @@ impl Kind {
         // The API makes a request that is left out equal to the limit: what it will say is said here.
         let request = share.request.or_else(fallback).map(inside).or(limit);
         let request = request.map(|request| self.within_ratio(request, limit, bounds.max_ratio));
-        if budget == Budget::Guaranteed && self.counts_for_qos() {
-            Share { request: limit, limit }
-        } else {
-            Share { request, limit }
-        }
+        Share { request, limit }
     }
 
     /// The request that goes with a limit: not above it, nor so far below it that the ratio is exceeded.

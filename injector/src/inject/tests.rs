@@ -1,6 +1,9 @@
 //! What is decided about pods, and what it makes of them.
 
-use proptest::prelude::*;
+mod copies;
+mod properties;
+mod resources;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -141,7 +144,17 @@ fn unservable() -> Vec<(Value, &'static str, &'static str)> {
         ),
         (json!({"containers": [{"name": "dot-proxy", "image": "x"}]}), "name-taken", "spec.containers: "),
         (json!({"initContainers": [{"name": "dot-proxy", "image": "x"}]}), "name-taken", "rename yours"),
+        (
+            json!({"initContainers": [{"name": "dot-proxy", "image": "x", "volumeMounts": [{"name": "dot-sidecar-config", "mountPath": "/mine"}]}]}),
+            "name-taken",
+            "spec.initContainers: ",
+        ),
         (json!({"volumes": [{"name": "dot-sidecar-config", "emptyDir": {}}]}), "name-taken", "spec.volumes: "),
+        (
+            json!({"volumes": [{"name": "dot-sidecar-config", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]}),
+            "name-taken",
+            "spec.volumes: ",
+        ),
     ]
 }
 
@@ -313,94 +326,6 @@ fn called_again_after_another_webhook_put_a_container_before_ours_only_ours_move
 }
 
 #[test]
-fn a_copied_pod_gets_a_sidecar_of_its_own_however_it_was_tampered_with() {
-    let once = injected(&asking(json!({"dnsConfig": {"searches": ["team.example"]}})));
-    let mut copy = once.clone();
-    copy["spec"]["initContainers"][0]["image"] = json!("registry.example/evil:1");
-    copy["spec"]["initContainers"][0]["securityContext"] = json!({"privileged": true});
-    copy["spec"]["volumes"][0]["downwardAPI"]["items"][0]["path"] = json!("other.json");
-    copy["metadata"]["annotations"]["dot-sidecar.io/config"] = json!("{\"upstream\":{\"servers\":[\"google\"]}}");
-    assert_eq!(injected(&copy), once);
-}
-
-#[test]
-fn a_copy_of_a_pod_that_its_namespace_asked_for_keeps_the_sidecar_elsewhere() {
-    let original = pod(json!({}), json!({}));
-    let once = patched(&decide_in_asking_namespace(&original).decision, &original);
-    let again = injected(&once);
-    assert_eq!(again, once);
-    // And what stands in its way there is a denial: it would not resolve without the proxy.
-    let mut on_the_host = once;
-    on_the_host["spec"]["hostNetwork"] = json!(true);
-    assert_eq!(denied(&decide_asked(&on_the_host)).code(), "host-network");
-}
-
-#[test]
-fn a_copy_into_another_namespace_searches_there() {
-    let once = injected(&asking(json!({})));
-    let limits = ContainerLimits::default();
-    let subject = Subject { pod: &once, namespace: "elsewhere", namespace_asks: false, limits: &limits };
-    let verdict = decide(subject, &Settings::default(), &cluster());
-    let after = patched(&verdict.decision, &once);
-    assert_eq!(after["spec"]["dnsConfig"]["searches"][0], "elsewhere.svc.cluster.local");
-    assert_eq!(after["spec"]["dnsConfig"]["searches"].as_array().unwrap().len(), 3);
-}
-
-#[test]
-fn a_copy_that_declines_is_what_it_was_before() {
-    let sysctls = json!([{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]);
-    for spec in [
-        json!({"dnsPolicy": "ClusterFirst", "dnsConfig": {"searches": ["team.example"]}}),
-        json!({"dnsPolicy": "ClusterFirstWithHostNet", "securityContext": {"sysctls": sysctls}}),
-    ] {
-        let before = asking(spec);
-        let mut copy = injected(&before);
-        copy["metadata"]["annotations"]["dot-sidecar.io/inject"] = json!("false");
-        let verdict = decide_asked(&copy);
-        let mut expected = before;
-        expected["metadata"]["annotations"]["dot-sidecar.io/inject"] = json!("false");
-        let mut stripped = patched(&verdict.decision, &copy);
-        // The empty securityContext that injection made may stay: it says nothing.
-        if stripped["spec"]["securityContext"] == json!({}) {
-            stripped["spec"].as_object_mut().unwrap().remove("securityContext");
-        }
-        assert_eq!(stripped, expected);
-    }
-}
-
-#[test]
-fn a_copy_without_our_annotations_is_taken_as_cluster_first_and_told_so() {
-    let mut copy = injected(&asking(json!({})));
-    copy["metadata"].as_object_mut().unwrap().remove("annotations");
-    let verdict = decide_in_asking_namespace(&copy);
-    assert!(matches!(verdict.decision, Decision::Inject(_)), "{:?}", verdict.decision);
-    assert!(verdict.warnings[0].contains("taken as ClusterFirst"), "{:?}", verdict.warnings);
-}
-
-#[test]
-fn a_forged_record_of_the_original_is_checked_like_the_users_own_fields() {
-    for (original, code) in [
-        (json!({"dnsPolicy": "Default"}), "own-resolver"),
-        (json!({"dnsConfig": {"nameservers": ["192.0.2.1"]}}), "own-resolver"),
-        (json!({"unprivilegedPortStart": "1024"}), "low-ports-closed"),
-        (json!({"dnsConfig": {"searches": 5}}), "malformed"),
-    ] {
-        let mut copy = injected(&asking(json!({})));
-        let status = json!({"injector": "0", "profile": "default", "original": original});
-        copy["metadata"]["annotations"]["dot-sidecar.io/status"] = json!(status.to_string());
-        assert_eq!(denied(&decide_asked(&copy)).code(), code, "{original}");
-    }
-}
-
-#[test]
-fn a_forged_status_on_a_pod_that_never_had_the_sidecar_changes_nothing() {
-    let mut forged = asking(json!({}));
-    forged["metadata"]["annotations"]["dot-sidecar.io/status"] = json!("{\"original\":{\"dnsPolicy\":\"Default\"}}");
-    forged["metadata"]["annotations"]["dot-sidecar.io/config"] = json!("{}");
-    assert_eq!(injected(&forged), injected(&asking(json!({}))));
-}
-
-#[test]
 fn a_user_number_of_the_pods_own_is_never_taken() {
     let app = |user: i64| json!({"name": "app", "image": "app", "securityContext": {"runAsUser": user}});
     let user = |pod: &Value| injected(pod)["spec"]["initContainers"][0]["securityContext"]["runAsUser"].clone();
@@ -499,195 +424,10 @@ fn what_is_no_pod_is_refused_and_never_panics() {
 }
 
 #[test]
-fn resources_fit_the_pod_and_its_namespace() {
-    let containers =
-        |resources: Value| json!({"containers": [{"name": "app", "image": "app", "resources": resources}]});
-    let limit_range = |item: Value| {
-        let mut item = item;
-        item["type"] = json!("Container");
-        json!({"spec": {"limits": [item]}})
-    };
-    let cases: Vec<(&str, Value, Vec<Value>, Value)> = vec![
-        (
-            "the profile's, where nothing is said",
-            containers(json!({})),
-            vec![],
-            json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}),
-        ),
-        (
-            "a Guaranteed pod stays Guaranteed",
-            containers(json!({"limits": {"cpu": 1, "memory": "1Gi"}})),
-            vec![],
-            json!({"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}}),
-        ),
-        (
-            "every container has a CPU limit, as a quota may demand",
-            containers(json!({"requests": {"cpu": "1m"}, "limits": {"cpu": "1"}})),
-            vec![],
-            json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}}),
-        ),
-        (
-            "the same for storage",
-            containers(json!({"requests": {"ephemeral-storage": "1Gi"}})),
-            vec![],
-            json!({"requests": {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "0"}, "limits": {"memory": "64Mi"}}),
-        ),
-        (
-            "pod-level resources are the author's budget",
-            json!({"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}}),
-            vec![],
-            json!({}),
-        ),
-        (
-            "pod-level resources do not excuse from a LimitRange",
-            json!({"resources": {"limits": {"cpu": "1"}}}),
-            vec![limit_range(json!({"max": {"memory": "48Mi"}, "default": {"cpu": "1"}}))],
-            json!({"requests": {"memory": "32Mi"}, "limits": {"memory": "48Mi"}}),
-        ),
-        (
-            "a LimitRange's bounds",
-            containers(json!({})),
-            vec![limit_range(json!({"min": {"cpu": "50m"}, "max": {"cpu": "80m", "memory": "40Mi"}}))],
-            json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "80m", "memory": "40Mi"}}),
-        ),
-        (
-            "a LimitRange's default",
-            containers(json!({})),
-            vec![limit_range(
-                json!({"default": {"cpu": "250m", "memory": "512Mi"}, "defaultRequest": {"cpu": "200m"}}),
-            )],
-            json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "250m", "memory": "64Mi"}}),
-        ),
-        (
-            "a LimitRange's ratio raises the request, and no further than it must",
-            containers(json!({})),
-            vec![limit_range(json!({"default": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "3", "memory": 1}}))],
-            json!({"requests": {"cpu": "34m", "memory": "64Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}}),
-        ),
-        (
-            "a Guaranteed pod within bounds",
-            containers(json!({"limits": {"cpu": 1, "memory": "1Gi"}})),
-            vec![limit_range(json!({"max": {"cpu": "50m"}, "min": {"memory": "128Mi"}}))],
-            json!({"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "50m", "memory": "128Mi"}}),
-        ),
-    ];
-    for (name, spec, limits, expected) in cases {
-        let after = injected_with(&asking(spec), &Settings::default(), &limits);
-        assert_eq!(*resources(&after), expected, "{name}");
-    }
-}
-
-#[test]
-fn a_limit_range_that_lowers_what_was_asked_for_is_told() {
-    let limits = [json!({"spec": {"limits": [{"type": "Container", "max": {"memory": "48Mi"}}]}})];
-    let verdict = decide_with(&asking(json!({})), false, &Settings::default(), &limits);
-    assert_eq!(verdict.warnings.len(), 1);
-    assert!(verdict.warnings[0].contains("memory limit is 48Mi instead of 64Mi"), "{:?}", verdict.warnings);
-}
-
-#[test]
 fn only_a_pod_that_says_true_itself_is_decided_without_its_namespace() {
     assert!(!depends_on_namespace(&asking(json!({}))));
     for annotations in [json!({}), json!({"dot-sidecar.io/inject": "false"}), json!({"dot-sidecar.io/inject": "maybe"})]
     {
         assert!(depends_on_namespace(&pod(annotations, json!({}))));
-    }
-}
-
-/// Pods of many shapes, ours and others' fields mixed, servable or not.
-fn any_pod() -> impl Strategy<Value = Value> {
-    let container = (0..6u8, prop::option::of(0..3u8)).prop_map(|(number, resources)| {
-        let mut container =
-            json!({"name": format!("c{number}"), "image": "app", "ports": [{"containerPort": 50 + i64::from(number)}]});
-        match resources {
-            Some(0) => container["resources"] = json!({"limits": {"cpu": "1", "memory": "1Gi"}}),
-            Some(1) => container["resources"] = json!({"requests": {"cpu": 1}}),
-            _ => container["securityContext"] = json!({"runAsUser": 64_053 + i64::from(number % 2)}),
-        }
-        container
-    });
-    let containers = prop::collection::vec(container, 1..4);
-    let annotation = prop::option::of(prop::sample::select(vec!["true", "true", "true", "false", "perhaps"]));
-    let policy =
-        prop::option::of(prop::sample::select(vec!["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]));
-    let searches = prop::option::of(prop::collection::vec("[a-z]{1,8}(\\.[a-z]{1,8}){0,2}", 0..36));
-    let port_start = prop::option::of(0..60u16);
-    let shape = (containers.clone(), prop::option::of(containers), annotation, policy, searches, port_start);
-    (shape, any::<bool>(), prop::option::of("[a-z]{1,5}")).prop_map(
-        |((containers, init, annotation, policy, searches, port_start), host_network, volume)| {
-            let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": containers}});
-            if let Some(annotation) = annotation {
-                pod["metadata"]["annotations"] = json!({"dot-sidecar.io/inject": annotation, "keep": "me"});
-            }
-            let optional = [
-                ("initContainers", init.map(|init| json!(init))),
-                ("dnsPolicy", policy.map(|policy| json!(policy))),
-                ("dnsConfig", searches.map(|searches| json!({"searches": searches}))),
-                ("securityContext", port_start.map(|start| {
-                    json!({"sysctls": [{"name": "a.b", "value": "1"}, {"name": PORT_START, "value": start.to_string()}]})
-                })),
-                ("hostNetwork", (host_network && volume.is_none()).then_some(json!(true))),
-                ("volumes", volume.map(|name| json!([{"name": name, "emptyDir": {}}]))),
-            ];
-            for (key, value) in optional {
-                if let Some(value) = value {
-                    pod["spec"][key] = value;
-                }
-            }
-            pod
-        },
-    )
-}
-
-proptest! {
-    #[test]
-    fn to_inject_twice_is_to_inject_once(pod in any_pod(), namespace_asks: bool) {
-        let first = decide_with(&pod, namespace_asks, &Settings::default(), &[]);
-        let once = patched(&first.decision, &pod);
-        let second = decide_with(&once, namespace_asks, &Settings::default(), &[]);
-        let twice = patched(&second.decision, &once);
-        prop_assert_eq!(first.decision.outcome(), second.decision.outcome());
-        prop_assert_eq!(&patch(&once, &twice).0, &[]);
-    }
-
-    #[test]
-    fn a_pod_that_is_skipped_or_denied_stays_untouched(pod in any_pod(), namespace_asks: bool) {
-        let verdict = decide_with(&pod, namespace_asks, &Settings::default(), &[]);
-        let after = patched(&verdict.decision, &pod);
-        if !matches!(verdict.decision, Decision::Inject(_)) {
-            prop_assert_eq!(after.to_string(), pod.to_string());
-        }
-    }
-
-    #[test]
-    fn the_patch_makes_of_the_pod_what_was_decided(pod in any_pod(), position in 0usize..4) {
-        let verdict = decide_with(&pod, true, &Settings::default(), &[]);
-        let mut before = patched(&verdict.decision, &pod);
-        // Wherever our container stands, and whatever else does.
-        if let Some(list) = before["spec"].get_mut("initContainers").and_then(Value::as_array_mut) {
-            let last = list.len() - 1;
-            list.swap(0, position.min(last));
-        }
-        let verdict = decide_with(&before, true, &Settings::default(), &[]);
-        let after = patched(&verdict.decision, &before);
-        let mut by_patch = before.clone();
-        json_patch::patch(&mut by_patch, &patch(&before, &after)).unwrap();
-        prop_assert_eq!(by_patch, after);
-    }
-
-    #[test]
-    fn what_injection_replaced_is_restored_when_it_is_undone(pod in any_pod()) {
-        let verdict = decide_with(&pod, true, &Settings::default(), &[]);
-        if matches!(verdict.decision, Decision::Inject(_)) {
-            let mut restored = original::strip(&patched(&verdict.decision, &pod)).pod;
-            // Empty maps and lists that injection had to make say nothing.
-            for key in ["securityContext", "initContainers"] {
-                let spec = restored["spec"].as_object_mut().unwrap();
-                if spec.get(key).is_some_and(|value| *value == json!({}) || *value == json!([])) {
-                    spec.remove(key);
-                }
-            }
-            prop_assert_eq!(restored, pod);
-        }
     }
 }
