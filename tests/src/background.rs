@@ -12,7 +12,7 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts `command`; its output is the caller's to redirect.
+    /// Starts `command`: program and arguments. What it prints goes nowhere: it has a log of its own.
     pub fn start(command: &Command) -> Self {
         // The kernel ends the program with the thread that started it (PDEATHSIG): so a thread of its own, which lives until the
         // program ends, not the thread of the test that happened to be first.
@@ -21,7 +21,9 @@ impl Background {
             .args(["--pdeathsig", "KILL", "--"])
             .arg(command.get_program())
             .args(command.get_args())
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let (tell, told) = sync_channel(1);
         let waiter = thread::spawn(move || {
             let child = started.spawn();
