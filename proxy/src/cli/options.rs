@@ -11,6 +11,7 @@ use dot_proxy_config::{Config, Network, Protocol, Route, Server, Suffix, Threads
 use super::Failure;
 
 /// Flags that configure the proxy.
+#[allow(rustdoc::broken_intra_doc_links, reason = "these comments are the text of --help")]
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Options {
     /// Address to take queries on, UDP and TCP; sources outside loopback and private ranges are dropped unless --allow
