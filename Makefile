@@ -48,9 +48,6 @@ up: images ## Run the proxy's image: DNS on 127.0.0.1:1053 (ARGS='--upstream qua
 	docker run --rm --name dot-proxy --publish 127.0.0.1:1053:1053/udp --publish 127.0.0.1:1053:1053/tcp \
 	  --read-only --cap-drop ALL dot-proxy:$(VERSION) $(ARGS)
 
-run.dot: ## Ask one question over DNS over TLS (NAME=www.example.com TYPE=A ARGS='--upstream quad9')
-	cargo run --locked --release --package dot-proxy -- query $(ARGS) $(or $(NAME),www.example.com) $(TYPE)
-
 demo: ## The main job, on screen: a cluster, the chart, an annotated pod, and proof that its lookup left over TLS
 	tests/demo/demo up
 
