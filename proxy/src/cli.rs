@@ -83,13 +83,14 @@ impl Failure {
     }
 }
 
-/// A runtime with so many worker threads, and one that runs a future on it to its end.
+/// A runtime with so many worker threads; with one, everything runs on the thread that calls.
 fn runtime(threads: u16) -> Result<Runtime, Failure> {
     let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
     let built = builder.worker_threads(threads.into()).enable_all().build();
     built.map_err(|error| Failure::Work(format!("cannot start: {error}")))
 }
 
+/// Runs a one-off command to its end.
 fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     runtime(1)?.block_on(future)
 }

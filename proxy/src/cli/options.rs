@@ -89,13 +89,12 @@ impl Options {
     /// The configuration: the file, if one is named, with the flags over it.
     pub(super) fn written(&self) -> Result<Config, Failure> {
         let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), read_config)?;
-        let set = |given: &mut Config| self.set(given);
-        set(&mut config);
+        self.apply_to(&mut config);
         config.check().map_err(|error| Failure::Usage(error.to_string()))?;
         Ok(config)
     }
 
-    fn set(&self, config: &mut Config) {
+    fn apply_to(&self, config: &mut Config) {
         if let Some(host) = self.host {
             config.listen.host = host;
         }

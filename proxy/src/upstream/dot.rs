@@ -69,8 +69,9 @@ impl Dot {
             match &*state {
                 State::Open(connection) if !connection.is_closed() => return Ok(connection.clone()),
                 State::Failed { cause, until } if Instant::now() < *until => return Err(*cause),
-                State::Connecting(attempt) => attempt.clone(),
-                State::Open(_) | State::Failed { .. } | State::Closed => {
+                State::Connecting(attempt) if attempt.has_changed().is_ok() => attempt.clone(),
+                // An attempt whose task is gone without an outcome has panicked: it must not be waited for for ever.
+                State::Open(_) | State::Failed { .. } | State::Connecting(_) | State::Closed => {
                     let attempt = self.attempt();
                     *state = State::Connecting(attempt.clone());
                     attempt
