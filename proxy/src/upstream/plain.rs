@@ -53,14 +53,13 @@ impl Plain {
         let mut truncated = false;
         let mut cause = Cause::QueryTimedOut;
         let mut again = tokio::time::interval(AGAIN_AFTER);
+        let ask = |over| attempt(self.server, over, asked, question.as_bytes().into());
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => return Err(cause),
                 _ = again.tick() => {
-                    match attempt_at(turn, truncated) {
-                        Some(Over::Udp) => drop(attempts.spawn(over_udp(self.server, asked, question.as_bytes().into()))),
-                        Some(Over::Tcp) => drop(attempts.spawn(over_tcp(self.server, asked, question.as_bytes().into()))),
-                        None => {}
+                    if let Some(over) = attempt_at(turn, truncated) {
+                        attempts.spawn(ask(over));
                     }
                     turn += 1;
                 }
@@ -68,7 +67,7 @@ impl Plain {
                     Ok(Ok(Heard::Answer(answer))) => return Ok(answer),
                     Ok(Ok(Heard::Truncated)) => {
                         truncated = true;
-                        attempts.spawn(over_tcp(self.server, asked, question.as_bytes().into()));
+                        attempts.spawn(ask(Over::Tcp));
                     }
                     // Without a route there is nothing to wait for.
                     Ok(Err(Cause::NetworkUnreachable)) => return Err(Cause::NetworkUnreachable),
@@ -91,8 +90,11 @@ fn attempt_at(turn: u32, truncated: bool) -> Option<Over> {
     }
 }
 
-async fn over_udp(server: SocketAddr, asked: Asked, question: Box<[u8]>) -> Result<Heard, Cause> {
-    ask_udp(server, asked, &question).await.map_err(|error| Cause::of_connecting(&error))
+async fn attempt(server: SocketAddr, over: Over, asked: Asked, question: Box<[u8]>) -> Result<Heard, Cause> {
+    match over {
+        Over::Udp => ask_udp(server, asked, &question).await.map_err(|error| Cause::of_connecting(&error)),
+        Over::Tcp => ask_tcp(server, asked, &question).await,
+    }
 }
 
 async fn ask_udp(server: SocketAddr, asked: Asked, question: &[u8]) -> io::Result<Heard> {
@@ -116,8 +118,8 @@ async fn ask_udp(server: SocketAddr, asked: Asked, question: &[u8]) -> io::Resul
     }
 }
 
-async fn over_tcp(server: SocketAddr, asked: Asked, question: Box<[u8]>) -> Result<Heard, Cause> {
+async fn ask_tcp(server: SocketAddr, asked: Asked, question: &[u8]) -> Result<Heard, Cause> {
     let stream = TcpStream::connect(server).await.map_err(|error| Cause::of_connecting(&error))?;
-    let question = Question::starting(&question).ok_or(Cause::ResponseMalformed)?;
+    let question = Question::starting(question).ok_or(Cause::ResponseMalformed)?;
     Connection::open(stream, Privacy::Plain).exchange(asked, question).await.map(Heard::Answer)
 }
