@@ -113,7 +113,7 @@ pub(super) fn routes(
     suffixes.retain(|suffix| !elsewhere(suffix));
     let mut routes = profile_routes.to_vec();
     if !suffixes.is_empty() {
-        routes.insert(0, Route { suffixes, servers: cluster.plain_servers() });
+        routes.insert(0, Route::new(suffixes, cluster.plain_servers()));
     }
     routes
 }

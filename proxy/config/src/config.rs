@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::log::Log;
-use crate::{ByteSize, CaCertificates, ConfigError, Network, Preset, Protocol, Server, Suffix};
+use crate::{ByteSize, CaCertificates, ConfigError, Network, Pin, Preset, Protocol, Server, Strategy, Suffix};
 
 /// The whole configuration of `dot-proxy`, as written. Every part may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -29,7 +29,7 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// How answers are kept.
     pub cache: Cache,
-    /// How long a query may take.
+    /// How long a query may take, and how many may be waiting.
     pub query: Query,
 }
 
@@ -65,8 +65,10 @@ pub struct Threads(#[schemars(range(min = 1, max = 64))] pub u16);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Upstream {
-    /// Servers, in the order in which they are tried.
+    /// Servers that stand in for each other.
     pub servers: Vec<Server>,
+    /// Which of the servers is asked first.
+    pub strategy: Strategy,
     /// The transport of presets.
     pub protocol: Protocol,
     /// CA certificates in PEM that replace the public roots built in.
@@ -75,6 +77,25 @@ pub struct Upstream {
     /// A file of CA certificates in PEM that replace the public roots built in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// Public keys, one of which must stand in the chain that a server's certificate was verified by, its own included
+    /// (RFC 7858 §4.2). They come on top of the name and the CA, never in their place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<Pin>,
+    /// How the proxy proves itself to servers that ask for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<ClientCertificate>,
+    /// A connection on which nothing was asked is closed after so many seconds, or sooner if the server says so (RFC 7828).
+    pub idle_seconds: u32,
+}
+
+/// How the proxy proves itself to a server. Files alone: a private key never stands in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientCertificate {
+    /// The certificate in PEM, followed by its intermediates.
+    pub certificate_file: PathBuf,
+    /// Its private key in PEM.
+    pub key_file: PathBuf,
 }
 
 /// Who answers names under certain suffixes.
@@ -83,8 +104,11 @@ pub struct Upstream {
 pub struct Route {
     /// The suffixes; each stands for itself and everything under it.
     pub suffixes: Vec<Suffix>,
-    /// Servers, in the order in which they are tried.
+    /// Servers that stand in for each other.
     pub servers: Vec<Server>,
+    /// Which of the servers is asked first.
+    #[serde(default = "Route::usual_strategy")]
+    pub strategy: Strategy,
 }
 
 /// The Kubernetes cluster around the proxy.
@@ -107,14 +131,20 @@ pub struct Cache {
     pub min_ttl_seconds: u32,
     /// Answers are kept at most so long, in seconds.
     pub max_ttl_seconds: u32,
+    /// When the servers fail or dawdle, answers are given for so many seconds after their time (RFC 8767); 0 for never.
+    pub stale_seconds: u32,
+    /// Whether answers that are in use are asked for anew just before their time is over.
+    pub prefetch: bool,
 }
 
-/// How long a query may take.
+/// How long a query may take, and how many may be waiting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Query {
     /// A query without an answer by then is answered SERVFAIL, in milliseconds. libc asks again after 5,000.
     pub deadline_milliseconds: u32,
+    /// Queries that may wait for an answer at once; a further one is answered SERVFAIL at once.
+    pub in_flight: u32,
 }
 
 impl Default for Listen {
@@ -137,19 +167,40 @@ impl Default for Threads {
 
 impl Default for Upstream {
     fn default() -> Self {
-        Self { servers: vec![Server::Preset(Preset::Cloudflare)], protocol: Protocol::Dot, ca: None, ca_file: None }
+        Self {
+            servers: vec![Server::Preset(Preset::Cloudflare)],
+            strategy: Strategy::default(),
+            protocol: Protocol::Dot,
+            ca: None,
+            ca_file: None,
+            pins: Vec::new(),
+            client_certificate: None,
+            idle_seconds: 10,
+        }
     }
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { size: None, min_ttl_seconds: 0, max_ttl_seconds: 86_400 }
+        Self { size: None, min_ttl_seconds: 0, max_ttl_seconds: 86_400, stale_seconds: 86_400, prefetch: true }
     }
 }
 
 impl Default for Query {
     fn default() -> Self {
-        Self { deadline_milliseconds: 4_000 }
+        Self { deadline_milliseconds: 4_000, in_flight: 4_096 }
+    }
+}
+
+impl Route {
+    /// Names under these suffixes, answered by these servers, the first of them as long as it answers.
+    pub fn new(suffixes: Vec<Suffix>, servers: Vec<Server>) -> Self {
+        Self { suffixes, servers, strategy: Self::usual_strategy() }
+    }
+
+    /// As resolv.conf does it: whoever names servers for a zone of their own has an order in mind.
+    fn usual_strategy() -> Strategy {
+        Strategy::Ordered
     }
 }
 
@@ -180,8 +231,11 @@ impl Config {
         in_range("threads", u32::from(self.threads.0), 1, 64)?;
         in_range("listen.connections", self.listen.connections, 1, 65_536)?;
         in_range("query.deadlineMilliseconds", self.query.deadline_milliseconds, 100, 60_000)?;
+        in_range("query.inFlight", self.query.in_flight, 1, 65_536)?;
+        in_range("upstream.idleSeconds", self.upstream.idle_seconds, 1, 3_600)?;
         in_range("cache.maxTtlSeconds", self.cache.max_ttl_seconds, 1, 604_800)?;
         in_range("cache.minTtlSeconds", self.cache.min_ttl_seconds, 0, self.cache.max_ttl_seconds)?;
+        in_range("cache.staleSeconds", self.cache.stale_seconds, 0, 604_800)?;
         self.check_upstream()?;
         self.check_routes()
     }
@@ -247,7 +301,7 @@ fn in_range(path: &str, value: u32, least: u32, most: u32) -> Result<(), ConfigE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use proptest::proptest;
 
     fn refused(text: &str) -> String {
         Config::from_yaml(text).unwrap_err().to_string()
@@ -291,6 +345,23 @@ mod tests {
             ("routes: [{suffixes: [a, A.], servers: [quad9]}]", "routes[0].suffixes[1]: ", "keep one"),
             ("log: {level: loud}", "log.level: ", "expected one of"),
             ("upstream: {ca: hello}", "upstream.ca: ", "BEGIN CERTIFICATE"),
+            ("upstream: {pins: [sha256/short]}", "upstream.pins[0]: ", "44 characters"),
+            ("upstream: {strategy: random}", "upstream.strategy: ", "`fastest`, `ordered`, `round-robin`"),
+            ("upstream: {idleSeconds: 0}", "upstream.idleSeconds: ", "from 1 to 3600"),
+            ("upstream: {clientCertificate: {certificateFile: /c}}", "upstream.clientCertificate: ", "keyFile"),
+            (
+                "upstream: {clientCertificate: {certificateFile: /c, key: x}}",
+                "upstream.clientCertificate.key: ",
+                "expected `certificateFile` or `keyFile`",
+            ),
+            (
+                "routes: [{suffixes: [a], servers: [quad9], strategy: random}]",
+                "routes[0].strategy: ",
+                "`fastest`, `ordered`, `round-robin`",
+            ),
+            ("cache: {staleSeconds: 604801}", "cache.staleSeconds: ", "from 0 to 604800"),
+            ("cache: {prefetch: 1}", "cache.prefetch: ", "expected a boolean"),
+            ("query: {inFlight: 0}", "query.inFlight: ", "from 1 to 65536"),
         ] {
             let error = refused(text);
             assert!(error.starts_with(path) && error.contains(remedy), "{text}: {error}");
@@ -307,13 +378,26 @@ mod tests {
     fn a_configuration_written_as_json_reads_back_the_same() {
         let mut config = Config::default();
         config.listen.allow.push("203.0.113.0/24".parse().unwrap());
-        config.routes.push(Route {
-            suffixes: vec!["corp.example".parse().unwrap()],
-            servers: vec!["udp://10.0.0.53".parse().unwrap()],
-        });
+        config.routes.push(Route::new(vec!["corp.example".parse().unwrap()], vec!["udp://10.0.0.53".parse().unwrap()]));
+        config.upstream.strategy = Strategy::RoundRobin;
+        config.upstream.pins.push("sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".parse().unwrap());
+        config.upstream.client_certificate =
+            Some(ClientCertificate { certificate_file: "/etc/tls.crt".into(), key_file: "/etc/tls.key".into() });
         config.cluster = Some(Cluster { domain: "cluster.local".parse().unwrap() });
         config.cache.size = Some(ByteSize::from_bytes(4 << 20));
         assert_eq!(Config::from_yaml(&config.to_json()), Ok(config));
+    }
+
+    #[test]
+    fn the_upstream_s_fastest_server_is_asked_first_and_a_route_s_first_unless_told_otherwise() {
+        let route = r#"suffixes: [a], servers: ["udp://10.0.0.1"]"#;
+        let strategies = |text: &str| {
+            let config = Config::from_yaml(text).unwrap();
+            (config.upstream.strategy, config.routes[0].strategy)
+        };
+        assert_eq!(strategies(&format!("routes: [{{{route}}}]")), (Strategy::Fastest, Strategy::Ordered));
+        let told = format!("upstream: {{strategy: ordered}}\nroutes: [{{{route}, strategy: round-robin}}]");
+        assert_eq!(strategies(&told), (Strategy::Ordered, Strategy::RoundRobin));
     }
 
     proptest! {

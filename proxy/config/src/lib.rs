@@ -6,7 +6,7 @@
 //! ```text
 //! YAML or JSON ──Config::from_yaml──► Config ──to_json──► the pod's annotation dot-sidecar.io/config
 //!                                       │
-//!     certificates  Server  ServerName  Suffix  Network  ByteSize  log
+//!     certificates  Pin  Server  ServerName  Strategy  Suffix  Network  ByteSize  log
 //! ```
 
 mod certificates;
@@ -14,15 +14,19 @@ mod config;
 mod error;
 pub mod log;
 mod network;
+mod pin;
 mod server;
 mod size;
+mod strategy;
 mod suffix;
 mod text;
 
 pub use certificates::CaCertificates;
-pub use config::{Admin, Cache, Cluster, Config, Listen, Query, Route, Threads, Upstream};
+pub use config::{Admin, Cache, ClientCertificate, Cluster, Config, Listen, Query, Route, Threads, Upstream};
 pub use error::{ConfigError, ParseError};
 pub use network::Network;
+pub use pin::Pin;
 pub use server::{Preset, Protocol, Server, ServerName, TlsServer};
 pub use size::ByteSize;
+pub use strategy::Strategy;
 pub use suffix::Suffix;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use dot_proxy_config::log::{Format, Level};
-use dot_proxy_config::{Config, Network, Protocol, Route, Server, Suffix, Threads};
+use dot_proxy_config::{Config, Network, Protocol, Route, Server, Strategy, Suffix, Threads};
 
 use super::Failure;
 
@@ -27,10 +27,14 @@ pub(super) struct Options {
     /// Resolver that presets are asked with: ssock, the project's own DNS over TLS, also called dot [default: ssock]
     #[arg(long, value_name = "STUB")]
     stub: Option<Stub>,
-    /// Server to ask: tls://ADDRESS[:PORT]#NAME, or a preset: cloudflare, quad9, google; give it again for more, tried in
-    /// that order [default: cloudflare]
+    /// Server to ask: tls://ADDRESS[:PORT]#NAME, or a preset: cloudflare, quad9, google; give it again for servers that
+    /// stand in for it [default: cloudflare]
     #[arg(long, value_name = "SERVER")]
     upstream: Vec<Server>,
+    /// Which of the servers is asked first: fastest, ordered (the first as long as it answers), or round-robin; one that
+    /// fails is left out until it answers again [default: fastest]
+    #[arg(long, value_name = "STRATEGY")]
+    strategy: Option<Strategy>,
     /// File of CA certificates (PEM) that the server's certificate must chain to, in place of the public roots built in
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
@@ -76,7 +80,7 @@ fn parse_route(text: &str) -> Result<Route, String> {
     };
     let suffix: Suffix = suffix.parse().map_err(|error: dot_proxy_config::ParseError| error.to_string())?;
     let server: Server = server.parse().map_err(|error: dot_proxy_config::ParseError| error.to_string())?;
-    Ok(Route { suffixes: vec![suffix], servers: vec![server] })
+    Ok(Route::new(vec![suffix], vec![server]))
 }
 
 /// Reads a configuration file.
@@ -110,6 +114,9 @@ impl Options {
         }
         if !self.upstream.is_empty() {
             config.upstream.servers.clone_from(&self.upstream);
+        }
+        if let Some(strategy) = self.strategy {
+            config.upstream.strategy = strategy;
         }
         if let Some(file) = &self.tls_ca {
             config.upstream.ca = None;
@@ -157,11 +164,15 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file() {
         let file = std::env::temp_dir().join(format!("dot-proxy-options-{}.yaml", std::process::id()));
-        fs::write(&file, "listen: {port: 53, connections: 7}\nupstream: {servers: [google]}\n").unwrap();
-        let config = written(&["--config", file.to_str().unwrap(), "--port", "5353", "--upstream", "quad9"]).unwrap();
+        fs::write(&file, "listen: {port: 53, connections: 7}\nupstream: {servers: [google], strategy: ordered}\n")
+            .unwrap();
+        let flags =
+            ["--config", file.to_str().unwrap(), "--port", "5353", "--upstream", "quad9", "--strategy", "round-robin"];
+        let config = written(&flags).unwrap();
         fs::remove_file(&file).unwrap();
         assert_eq!((config.listen.port, config.listen.connections), (5353, 7));
         assert_eq!(config.upstream.servers[0].to_string(), "quad9");
+        assert_eq!(config.upstream.strategy, Strategy::RoundRobin);
     }
 
     #[test]
@@ -191,6 +202,7 @@ mod tests {
             (&["--upstream", "udp://10.0.0.1"], "write tls://"),
             (&["--route", "corp.example"], "SUFFIX=SERVER"),
             (&["--allow", "everyone"], "ADDRESS/PREFIX"),
+            (&["--strategy", "random"], "fastest, ordered or round-robin"),
             (&["--stub", "magic"], "possible values: ssock"),
             (&["--threads", "0"], "from 1 to 64"),
             (&["--config", "/nonexistent"], "No such file"),
