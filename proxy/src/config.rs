@@ -1,17 +1,18 @@
 //! From the configuration as written to the one that is run: files read, presets and defaults filled in.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use dot_proxy_config::{CaCertificates, Config, ConfigError, Server};
+use dot_proxy_config::{CaCertificates, Config, ConfigError, ParseError, Server, Strategy, Upstream};
 
 use crate::clients::Access;
 use crate::policy::Policy;
 use crate::router::{GroupIndex, Router};
-use crate::upstream::connect::Tls;
+use crate::upstream::connect::{ClientIdentity, Tls, TlsError, TlsSettings};
 use crate::upstream::dot::Dot;
 use crate::upstream::group::Transport;
 use crate::upstream::plain::Plain;
@@ -46,14 +47,24 @@ pub struct Resolved {
     pub bounds: TtlBounds,
     /// Memory for answers, in bytes.
     pub cache_budget: u64,
+    /// How long after their time answers are given when servers fail or dawdle; zero for never.
+    pub stale_for: Duration,
+    /// Whether answers in use are asked for anew just before their time is over.
+    pub prefetch: bool,
     /// How long a query may take.
     pub deadline: Duration,
+    /// Queries that may wait for an answer at once.
+    pub in_flight: usize,
+    /// How long a connection to a server is kept on which nothing was asked.
+    pub idle: Duration,
 }
 
-/// A group to be made: its name, and its servers with their URLs.
+/// A group to be made: its name, its strategy, and its servers with their URLs.
 pub struct GroupServers {
     /// The group's name in metrics and logs.
     pub name: String,
+    /// Which server is asked first.
+    pub strategy: Strategy,
     /// URL and transport of each server.
     pub servers: Vec<(String, Transport)>,
 }
@@ -62,16 +73,19 @@ impl Resolved {
     /// Resolves a written configuration, reading what files it names.
     pub fn from_written(written: &Config) -> Result<Self, ConfigError> {
         written.check()?;
-        let tls = tls(written)?;
-        let mut groups =
-            vec![GroupServers { name: "upstream".to_owned(), servers: servers(&written.upstream.servers, &tls) }];
+        let Trust { upstream, routes } = Trust::read(written)?;
+        let mut groups = vec![GroupServers {
+            name: "upstream".to_owned(),
+            strategy: written.upstream.strategy,
+            servers: servers(&written.upstream.servers, &upstream),
+        }];
         let mut router = Router::default();
         for route in &written.routes {
             let index = GroupIndex(groups.len());
             route.suffixes.iter().for_each(|suffix| router.add(suffix, index));
             // Suffixes are of the configuration, not of the queries: the label stays bounded.
             let name = route.suffixes.first().map(ToString::to_string).unwrap_or_default();
-            groups.push(GroupServers { name, servers: servers(&route.servers, &tls) });
+            groups.push(GroupServers { name, strategy: route.strategy, servers: servers(&route.servers, &routes) });
         }
         Ok(Self {
             listen: SocketAddr::new(written.listen.host, written.listen.port),
@@ -83,20 +97,73 @@ impl Resolved {
             groups,
             bounds: TtlBounds { min: written.cache.min_ttl_seconds, max: written.cache.max_ttl_seconds },
             cache_budget: written.cache.size.map_or_else(default_cache_budget, |size| size.bytes()),
+            stale_for: Duration::from_secs(written.cache.stale_seconds.into()),
+            prefetch: written.cache.prefetch,
             deadline: Duration::from_millis(written.query.deadline_milliseconds.into()),
+            in_flight: usize::try_from(written.query.in_flight).unwrap_or(usize::MAX),
+            idle: Duration::from_secs(written.upstream.idle_seconds.into()),
         })
     }
 }
 
-fn tls(written: &Config) -> Result<Tls, ConfigError> {
-    let at = |path: &str, message: String| ConfigError { path: path.to_owned(), message };
-    let Some(file) = &written.upstream.ca_file else {
-        return Tls::trusting(written.upstream.ca.as_ref()).map_err(|message| at("upstream.ca", message));
-    };
-    let wrong = |message| at("upstream.caFile", format!("{}: {message}", file.display()));
-    let pem = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    let ca: CaCertificates = pem.parse().map_err(|error: dot_proxy_config::ParseError| wrong(error.to_string()))?;
-    Tls::trusting(Some(&ca)).map_err(wrong)
+/// How servers prove who they are, and we to them. Pins and the client certificate are for the upstream's servers alone.
+struct Trust {
+    upstream: Tls,
+    routes: Tls,
+}
+
+const CA_FILE: &str = "upstream.caFile";
+const CERTIFICATE_FILE: &str = "upstream.clientCertificate.certificateFile";
+const KEY_FILE: &str = "upstream.clientCertificate.keyFile";
+
+impl Trust {
+    fn read(written: &Config) -> Result<Self, ConfigError> {
+        let wrong = |error| unusable(&written.upstream, &error);
+        let ca = match &written.upstream.ca_file {
+            Some(file) => Some(read_ca(file)?),
+            None => written.upstream.ca.clone(),
+        };
+        let identity = match &written.upstream.client_certificate {
+            Some(files) => {
+                let certificate = read(CERTIFICATE_FILE, &files.certificate_file)?;
+                let key = read(KEY_FILE, &files.key_file)?;
+                Some(ClientIdentity::from_pem(&certificate, &key).map_err(wrong)?)
+            }
+            None => None,
+        };
+        let pins = &written.upstream.pins;
+        let by_ca_alone = pins.is_empty() && identity.is_none();
+        let upstream = Tls::trusting(TlsSettings { ca: ca.as_ref(), pins, identity }).map_err(wrong)?;
+        let routes = if by_ca_alone {
+            upstream.clone()
+        } else {
+            Tls::trusting(TlsSettings { ca: ca.as_ref(), ..TlsSettings::default() }).map_err(wrong)?
+        };
+        Ok(Self { upstream, routes })
+    }
+}
+
+fn read(path: &str, file: &Path) -> Result<Vec<u8>, ConfigError> {
+    fs::read(file).map_err(|error| in_file(path, file, &error))
+}
+
+fn read_ca(file: &Path) -> Result<CaCertificates, ConfigError> {
+    let pem = String::from_utf8(read(CA_FILE, file)?).map_err(|error| in_file(CA_FILE, file, &error))?;
+    pem.parse().map_err(|error: ParseError| in_file(CA_FILE, file, &error))
+}
+
+fn in_file(path: &str, file: &Path, error: &dyn fmt::Display) -> ConfigError {
+    ConfigError { path: path.to_owned(), message: format!("{}: {error}", file.display()) }
+}
+
+/// The error with the field, and the file if it stands in one.
+fn unusable(written: &Upstream, error: &TlsError) -> ConfigError {
+    match (error, &written.client_certificate, &written.ca_file) {
+        (TlsError::Certificate(_), Some(files), _) => in_file(CERTIFICATE_FILE, &files.certificate_file, error),
+        (TlsError::Key(_), Some(files), _) => in_file(KEY_FILE, &files.key_file, error),
+        (_, _, Some(file)) => in_file(CA_FILE, file, error),
+        (_, _, None) => ConfigError { path: "upstream.ca".to_owned(), message: error.to_string() },
+    }
 }
 
 fn servers(written: &[Server], tls: &Tls) -> Vec<(String, Transport)> {
@@ -151,6 +218,8 @@ mod tests {
         let names: Vec<_> = resolved.groups.iter().map(|group| (group.name.as_str(), group.servers.len())).collect();
         assert_eq!(names, [("upstream", 5), ("cluster.local", 1)]);
         assert_eq!(resolved.groups[1].servers[0].0, "udp://10.96.0.10:53");
+        assert_eq!(resolved.groups[0].strategy, Strategy::Fastest);
+        assert_eq!(resolved.groups[1].strategy, Strategy::Ordered);
     }
 
     #[test]
@@ -160,6 +229,47 @@ mod tests {
         assert!(error.starts_with("upstream.ca: certificate 1 cannot be a CA"), "{error}");
         let error = resolved("upstream: {caFile: /nonexistent/ca.pem}").err().unwrap();
         assert!(error.starts_with("upstream.caFile: /nonexistent/ca.pem: "), "{error}");
+    }
+
+    /// A file of this test process alone, removed when dropped.
+    struct File(std::path::PathBuf);
+
+    impl File {
+        fn holding(name: &str, text: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("dot-proxy-config-{}-{name}", std::process::id()));
+            fs::write(&path, text).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_client_certificate_that_cannot_be_used_is_refused_with_its_field_and_its_file() {
+        let pair = rcgen::generate_simple_self_signed(["client.example".to_owned()]).unwrap();
+        let certificate = File::holding("client.pem", &pair.cert.pem());
+        let key = File::holding("client.key", &pair.signing_key.serialize_pem());
+        let other = File::holding("other.key", &rcgen::KeyPair::generate().unwrap().serialize_pem());
+        let with = |certificate: &Path, key: &Path| {
+            let files = format!("{{certificateFile: {}, keyFile: {}}}", certificate.display(), key.display());
+            resolved(&format!("upstream: {{clientCertificate: {files}}}")).err()
+        };
+        assert_eq!(with(&certificate.0, &key.0), None);
+        for (certificate, key, field, why) in [
+            (Path::new("/nonexistent"), &*key.0, "certificateFile: /nonexistent: ", "No such file"),
+            (&*certificate.0, Path::new("/nonexistent"), "keyFile: /nonexistent: ", "No such file"),
+            (&*key.0, &*key.0, "certificateFile: ", "client.key: holds no certificate"),
+            (&*certificate.0, &*certificate.0, "keyFile: ", "client.pem: holds no private key"),
+            (&*certificate.0, &*other.0, "keyFile: ", "other.key: does not belong to the certificate"),
+        ] {
+            let error = with(certificate, key).unwrap();
+            let path = format!("upstream.clientCertificate.{field}");
+            assert!(error.starts_with(&path) && error.contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod connect;
 pub mod connection;
 pub mod dot;
 pub mod group;
+mod pins;
 pub mod plain;
 
 /// A message id that a forger cannot guess (RFC 5452).

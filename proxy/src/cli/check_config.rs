@@ -26,9 +26,17 @@ impl CheckConfig {
         println!("  takes queries on {} (UDP and TCP)", resolved.listen);
         for (group, names) in resolved.groups.iter().zip(names(&written)) {
             let servers: Vec<_> = group.servers.iter().map(|(url, _)| url.as_str()).collect();
-            println!("  asks {} for {names}", servers.join(", "));
+            match servers[..] {
+                [server] => println!("  asks {server} for {names}"),
+                _ => println!("  asks {} for {names} ({})", servers.join(", "), group.strategy.as_str()),
+            }
         }
-        println!("  keeps answers in {} bytes; a query may take {:?}", resolved.cache_budget, resolved.deadline);
+        let stale = match resolved.stale_for.as_secs() {
+            0 => "never after their time".to_owned(),
+            seconds => format!("up to {seconds} s after their time when servers fail"),
+        };
+        println!("  keeps answers in {} bytes, and gives them {stale}", resolved.cache_budget);
+        println!("  gives a query {:?}, and {} queries at once", resolved.deadline, resolved.in_flight);
         Ok(())
     }
 }

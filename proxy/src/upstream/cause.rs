@@ -21,6 +21,8 @@ pub enum Cause {
     CertificateExpired,
     /// The certificate's time has not come.
     CertificateNotYetValid,
+    /// None of the pinned public keys stands in the certificate's chain.
+    CertificatePinMismatch,
     /// The certificate is wrong in another way.
     CertificateInvalid,
     /// The TLS handshake failed for another reason than the certificate.
@@ -47,6 +49,7 @@ impl Cause {
             Self::CertificateUnknownIssuer => "certificate-unknown-issuer",
             Self::CertificateExpired => "certificate-expired",
             Self::CertificateNotYetValid => "certificate-not-yet-valid",
+            Self::CertificatePinMismatch => "certificate-pin-mismatch",
             Self::CertificateInvalid => "certificate-invalid",
             Self::TlsHandshakeFailed => "tls-handshake-failed",
             Self::ConnectionRefused => "connection-refused",
@@ -90,6 +93,8 @@ impl Cause {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::CertificateUnknownIssuer,
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::CertificateExpired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::CertificateNotYetValid,
+            // Ours alone: rustls itself never fails so.
+            CertificateError::ApplicationVerificationFailure => Self::CertificatePinMismatch,
             _ => Self::CertificateInvalid,
         }
     }
@@ -157,6 +162,7 @@ mod tests {
             (CertificateError::BadSignature, Cause::CertificateUnknownIssuer),
             (CertificateError::Expired, Cause::CertificateExpired),
             (CertificateError::NotValidYet, Cause::CertificateNotYetValid),
+            (CertificateError::ApplicationVerificationFailure, Cause::CertificatePinMismatch),
             (CertificateError::BadEncoding, Cause::CertificateInvalid),
         ] {
             let error = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::InvalidCertificate(error));
