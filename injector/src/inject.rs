@@ -304,9 +304,10 @@ fn allowed_overrides(pod: &Pod, profile: &profile::Profile) -> Result<Overrides,
 fn overridden(mut config: Config, overrides: &Overrides) -> Config {
     if let Some(servers) = &overrides.upstream {
         config.upstream.servers.clone_from(servers);
-        // The profile's authorities vouch for its own servers; for the well-known ones the public roots do.
+        // The profile's authorities and pins are of its own servers; for the well-known ones the public roots vouch.
         if servers.iter().all(|server| matches!(server, Server::Preset(_))) {
             config.upstream.ca = None;
+            config.upstream.pins.clear();
         }
     }
     if let Some(level) = overrides.log_level {

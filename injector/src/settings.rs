@@ -103,6 +103,12 @@ impl Settings {
         if self.profile.upstream.ca_file.is_some() {
             return at("profile.upstream.caFile", "a pod has no such file: write the certificates into upstream.ca");
         }
+        if self.profile.upstream.client_certificate.is_some() {
+            return at(
+                "profile.upstream.clientCertificate",
+                "a pod has no such files: only a proxy that runs alone can",
+            );
+        }
         for (part, amounts) in
             [("requests", &self.profile.resources.requests), ("limits", &self.profile.resources.limits)]
         {
@@ -148,9 +154,9 @@ mod tests {
 sidecar: {image: "registry.example/dot-proxy:1", imagePullPolicy: Never, runAsUser: null}
 cluster: {domain: "", dnsAddresses: [], searches: [], options: ["ndots:5"]}
 profile:
-  upstream: {servers: ["tls://192.0.2.53#dns.example"], ca: ""}
+  upstream: {servers: ["tls://192.0.2.53#dns.example"], strategy: fastest, ca: "", pins: []}
   routes: [{suffixes: [corp.example], servers: ["udp://192.0.2.1"]}]
-  cache: {minTtlSeconds: 0, maxTtlSeconds: 86400}
+  cache: {minTtlSeconds: 0, maxTtlSeconds: 86400, staleSeconds: 86400, prefetch: true}
   log: {format: json, level: info}
   resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 64Mi}}
   annotations: {allowed: [upstream, log-level]}
@@ -175,6 +181,12 @@ profile:
             ("profile: {upstream: {servers: []}}", "profile.upstream.servers: ", "name a server"),
             ("profile: {upstream: {servers: [\"udp://10.0.0.1\"]}}", "profile.upstream.servers[0]: ", "tls://"),
             ("profile: {upstream: {caFile: /x}}", "profile.upstream.caFile: ", "upstream.ca"),
+            ("profile: {upstream: {pins: [x]}}", "profile.upstream.pins[0]: ", "sha256/"),
+            (
+                "profile: {upstream: {clientCertificate: {certificateFile: /c, keyFile: /k}}}",
+                "profile.upstream.clientCertificate: ",
+                "runs alone",
+            ),
             ("profile: {resources: {limits: {gpu: 1}}}", "profile.resources.limits.gpu: ", "cpu, memory"),
             (
                 "profile: {resources: {requests: {cpu: 2}, limits: {cpu: 1}}}",

@@ -386,16 +386,18 @@ fn overrides_reach_the_proxy() {
 }
 
 #[test]
-fn the_profiles_authorities_do_not_vouch_for_well_known_resolvers() {
+fn the_profiles_authorities_and_pins_are_not_for_well_known_resolvers() {
     let certificate = rcgen::generate_simple_self_signed(["dns.example".to_owned()]).unwrap().cert.pem();
-    let yaml =
-        json!({"profile": {"upstream": {"servers": ["tls://192.0.2.53#dns.example"], "ca": certificate}}}).to_string();
+    let pins = ["sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="];
+    let upstream = json!({"servers": ["tls://192.0.2.53#dns.example"], "ca": certificate, "pins": pins});
+    let yaml = json!({"profile": {"upstream": upstream}}).to_string();
     let with = |upstream: &str| {
         let pod = pod(json!({"dot-sidecar.io/inject": "true", "dot-sidecar.io/upstream": upstream}), json!({}));
-        proxy_config(&injected_with(&pod, &settings(&yaml), &[])).upstream.ca
+        let upstream = proxy_config(&injected_with(&pod, &settings(&yaml), &[])).upstream;
+        (upstream.ca.is_some(), upstream.pins.len())
     };
-    assert!(with("quad9").is_none());
-    assert!(with("tls://192.0.2.54#dns.example").is_some());
+    assert_eq!(with("quad9"), (false, 0));
+    assert_eq!(with("tls://192.0.2.54#dns.example"), (true, 1));
 }
 
 #[test]
