@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::cache::Cache;
 use crate::config::{Resolved, without_ipv6};
-use crate::listener::{Sockets, listen_tcp, tcp, udp};
+use crate::listener::{self, Sockets, listen_tcp, tcp, udp};
 use crate::resolve::{Resolver, Stages};
 use crate::upstream::group;
 
@@ -30,6 +30,7 @@ pub struct App {
     admin_listener: TcpListener,
     admin: Arc<Admin>,
     resolver: Arc<Resolver>,
+    metrics: listener::Metrics,
     connections: usize,
     deadline: Duration,
 }
@@ -91,14 +92,19 @@ impl App {
         let mut registry = Registry::with_prefix("dot_proxy");
         register_build(&mut registry);
         let (listen, admin_address) = (config.listen, config.admin);
-        let (connections, deadline) = (config.connections, config.deadline);
+        let (threads, connections, deadline) = (config.threads, config.connections, config.deadline);
+        let metrics = listener::Metrics::default();
+        metrics.register(&mut registry);
         let resolver = Arc::new(resolver(config, &mut registry));
-        let sockets =
-            Sockets::bind(listen).map_err(|error| BindError { flag: "--host, --port", address: listen, error })?;
+        let sockets = Sockets::bind(listen, threads).map_err(|error| BindError {
+            flag: "--host, --port",
+            address: listen,
+            error,
+        })?;
         let admin_listener =
             bind_admin(admin_address).map_err(|error| BindError { flag: "--admin", address: admin_address, error })?;
         let admin = Arc::new(Admin { registry, resolver: Arc::clone(&resolver) });
-        Ok(Self { sockets, admin_listener, admin, resolver, connections, deadline })
+        Ok(Self { sockets, admin_listener, admin, resolver, metrics, connections, deadline })
     }
 
     /// Where queries are taken; UDP and TCP have the same port.
@@ -115,19 +121,31 @@ impl App {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
-        let udp_socket = Arc::new(self.sockets.udp);
         self.resolver.warm_up();
-        listeners.spawn(udp::serve(udp_socket, Arc::clone(&self.resolver), stopped.clone()));
-        listeners.spawn(tcp::serve(self.sockets.tcp, self.connections, Arc::clone(&self.resolver), stopped.clone()));
+        let readers = match udp::Readers::start(self.sockets.udp, &self.resolver, &self.metrics) {
+            Ok(readers) => readers,
+            Err(error) => {
+                warn!(%error, "no thread can read datagrams; the proxy stops");
+                return false;
+            }
+        };
+        let clients =
+            tcp::serve(self.sockets.tcp, self.connections, Arc::clone(&self.resolver), self.metrics, stopped.clone());
+        listeners.spawn(clients);
         listeners.spawn(admin::serve(self.admin_listener, self.admin, stopped));
         let asked_to_stop = tokio::select! {
             () = shutdown => true,
+            () = readers.ended() => {
+                warn!("reading datagrams ended by itself; the proxy stops");
+                false
+            }
             ended = listeners.join_next() => {
                 warn!(?ended, "a listener ended by itself; the proxy stops");
                 false
             }
         };
         info!("draining: no new queries are taken, those in flight are finished");
+        readers.stop();
         let _ = stop.send(true); // a listener that has ended does not hear it
         let draining = async {
             self.resolver.drained().await;

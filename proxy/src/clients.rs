@@ -6,34 +6,30 @@ use std::net::IpAddr;
 
 use dot_proxy_config::Network;
 
-/// Loopback (RFC 1122, 4291), private (RFC 1918, 4193) and link-local (RFC 3927, 4291) ranges.
-const PRIVATE: [&str; 8] = [
-    "127.0.0.0/8",
-    "10.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "169.254.0.0/16",
-    "::1/128",
-    "fc00::/7",
-    "fe80::/10",
-];
-
 /// The sources that are served.
 #[derive(Debug, Clone)]
 pub struct Access {
-    networks: Vec<Network>,
+    allowed: Vec<Network>,
 }
 
 impl Access {
     /// Loopback and private ranges, and these.
     pub fn private_and(allowed: &[Network]) -> Self {
-        let private = PRIVATE.iter().map(|text| text.parse().expect("the ranges above are well formed"));
-        Self { networks: private.chain(allowed.iter().copied()).collect() }
+        Self { allowed: allowed.to_vec() }
     }
 
-    /// Whether a source is served.
+    /// Whether a source is served. An IPv4-mapped IPv6 address counts as the IPv4 address it maps.
     pub fn admits(&self, source: IpAddr) -> bool {
-        self.networks.iter().any(|network| network.contains(source))
+        is_private(source.to_canonical()) || self.allowed.iter().any(|network| network.contains(source))
+    }
+}
+
+/// Loopback (RFC 1122, 4291), private (RFC 1918, 4193) and link-local (RFC 3927, 4291) addresses. Asked for each query:
+/// a few comparisons.
+fn is_private(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 
@@ -44,12 +40,32 @@ mod tests {
     #[test]
     fn loopback_and_private_sources_are_served_and_no_others() {
         let access = Access::private_and(&[]);
-        for source in
-            ["127.0.0.1", "::1", "10.1.2.3", "172.31.0.1", "192.168.1.1", "fd00::1", "fe80::1", "::ffff:10.0.0.1"]
-        {
+        for source in [
+            "127.0.0.1",
+            "127.255.0.1",
+            "::1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.0.1",
+            "192.168.1.1",
+            "169.254.0.1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ] {
             assert!(access.admits(source.parse().unwrap()), "{source}");
         }
-        for source in ["192.0.2.1", "172.32.0.1", "100.64.0.1", "2001:db8::1", "::ffff:192.0.2.1", "0.0.0.0"] {
+        for source in [
+            "192.0.2.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "169.253.0.1",
+            "192.169.0.1",
+            "100.64.0.1",
+            "2001:db8::1",
+            "::ffff:192.0.2.1",
+            "0.0.0.0",
+        ] {
             assert!(!access.admits(source.parse().unwrap()), "{source}");
         }
     }

@@ -31,6 +31,8 @@ const CACHE_MOST: u64 = 64 << 20;
 pub struct Resolved {
     /// Where queries are taken.
     pub listen: SocketAddr,
+    /// Threads that read datagrams.
+    pub threads: usize,
     /// TCP clients at once.
     pub connections: usize,
     /// Who may ask.
@@ -89,6 +91,7 @@ impl Resolved {
         }
         Ok(Self {
             listen: SocketAddr::new(written.listen.host, written.listen.port),
+            threads: usize::from(written.threads.0),
             connections: usize::try_from(written.listen.connections).unwrap_or(usize::MAX),
             access: Access::private_and(&written.listen.allow),
             admin: written.admin.address,

@@ -4,31 +4,81 @@ pub mod tcp;
 pub mod udp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections that the kernel may hold ready for us.
 const BACKLOG: i32 = 1024;
 
+/// What the kernel may hold of datagrams not read yet, in octets; it grants what net.core.rmem_max allows.
+const DATAGRAMS: usize = 1 << 20;
+
+/// What the kernel may hold for a TCP client in each direction, in octets (and it takes the double of it). Left to itself
+/// it grows to megabytes for each, which count towards the container's memory.
+const STREAM: usize = 16 << 10;
+
 /// The sockets of one address: UDP and TCP on the same port.
 #[derive(Debug)]
 pub struct Sockets {
-    /// Datagrams.
-    pub udp: tokio::net::UdpSocket,
+    /// Datagrams, one socket for each reader.
+    pub udp: Vec<UdpSocket>,
     /// Connections.
     pub tcp: tokio::net::TcpListener,
 }
 
+/// What the listeners count.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Replies in datagrams that the system did not take.
+    pub unsent: Counter,
+    /// Messages lost to a defect of this program.
+    panics: Counter,
+    clients: Gauge,
+    closed: Family<ClosedLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClosedLabel {
+    reason: &'static str,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("unsent_replies", "Replies in datagrams that could not be sent", self.unsent.clone());
+        registry.register("panics", "Messages lost to a defect of the proxy", self.panics.clone());
+        registry.register("tcp_clients", "TCP clients connected", self.clients.clone());
+        registry.register("tcp_clients_closed", "TCP clients that left or were let go", self.closed.clone());
+    }
+
+    /// Does one message's work: a panic loses that message alone, and is counted.
+    fn contained<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        // What the work shares with later messages keeps itself sound: locks that take over from a panic, buffers that
+        // are cut to what was finished.
+        let outcome = catch_unwind(AssertUnwindSafe(work));
+        if outcome.is_err() {
+            self.panics.inc();
+        }
+        outcome.ok()
+    }
+}
+
 impl Sockets {
-    /// Binds both; with port 0 the system chooses one port for both.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    /// Binds TCP and so many sockets for UDP; with port 0 the system chooses one port for all.
+    pub fn bind(address: SocketAddr, readers: usize) -> io::Result<Self> {
         const TRIES: usize = 16; // the port that UDP got may be taken for TCP
-        let mut outcome = Self::bind_once(address);
+        let mut outcome = Self::bind_once(address, readers);
         for _ in 1..TRIES {
             match &outcome {
                 Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {
-                    outcome = Self::bind_once(address);
+                    outcome = Self::bind_once(address, readers);
                 }
                 _ => break,
             }
@@ -36,27 +86,49 @@ impl Sockets {
         outcome
     }
 
-    fn bind_once(address: SocketAddr) -> io::Result<Self> {
-        let udp = bind_udp(address)?;
-        let tcp = listen_tcp(udp.local_addr()?)?;
+    fn bind_once(address: SocketAddr, readers: usize) -> io::Result<Self> {
+        // With one reader nobody else can share the port, not even a process of the same user.
+        let shared = readers > 1;
+        let mut udp = vec![bind_udp(address, shared)?];
+        let address = udp[0].local_addr()?;
+        for _ in 1..readers {
+            udp.push(bind_udp(address, shared)?);
+        }
+        let tcp = listen_tcp_with(address, |socket| {
+            // Connections inherit these.
+            socket.set_tcp_nodelay(true)?;
+            socket.set_recv_buffer_size(STREAM)?;
+            socket.set_send_buffer_size(STREAM)
+        })?;
         Ok(Self { udp, tcp })
     }
 }
 
-fn bind_udp(address: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
+fn bind_udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     both_families(&socket, address)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_recv_buffer_size(DATAGRAMS)?;
     socket.bind(&address.into())?;
-    socket.set_nonblocking(true)?;
-    tokio::net::UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// A listening TCP socket; `[::]` takes IPv4 too.
 pub fn listen_tcp(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    listen_tcp_with(address, |_| Ok(()))
+}
+
+fn listen_tcp_with(
+    address: SocketAddr,
+    configure: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<tokio::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     both_families(&socket, address)?;
     // A restart must not wait for connections of the last run to be forgotten.
     socket.set_reuse_address(true)?;
+    configure(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

@@ -1,6 +1,6 @@
 //! The path of a query: wire → policy → cache → router → upstream.
 //!
-//! [`Resolver::begin`] answers at once what it can, on the reader's own stack; [`Resolver::finish`] asks an upstream.
+//! [`Resolver::begin`] answers at once what it can, on the reader's own stack; [`Resolver::flush`] asks upstreams.
 //! Stages never call each other: they are called here.
 
 use std::net::IpAddr;
@@ -18,6 +18,7 @@ use tracing::debug;
 use crate::cache::{Cache, Key};
 use crate::clients::Access;
 use crate::policy::{Policy, Verdict};
+use crate::replies::{Outbox, Recipient};
 use crate::router::{GroupIndex, Router};
 use crate::upstream::cause::Failure;
 use crate::upstream::group::Group;
@@ -50,12 +51,21 @@ pub enum Step {
     ReplyInvalid,
     /// The message is nothing that could be answered.
     Ignore,
-    /// An upstream has to be asked: [`Resolver::finish`] does.
+    /// The reply goes to the recipient later; what is asked has to be flushed.
+    Waiting,
+}
+
+/// What a batch of messages asks of upstreams, until it is flushed.
+#[derive(Default)]
+pub struct Asking(Vec<(Box<Lookup>, Recipient)>);
+
+enum Begun {
+    Reply,
     Ask(Box<Lookup>),
 }
 
 /// A query on its way to an upstream.
-pub struct Lookup {
+struct Lookup {
     asked: Asked,
     question: Box<[u8]>,
     key: Key,
@@ -86,6 +96,7 @@ pub struct Resolver {
     access: Access,
     deadline: Duration,
     in_flight: Arc<Semaphore>,
+    runtime: tokio::runtime::Handle,
     metrics: Metrics,
 }
 
@@ -144,11 +155,12 @@ impl Metrics {
 }
 
 impl Resolver {
-    /// Puts the stages together.
+    /// Puts the stages together; to be called on the runtime that asks upstreams.
     pub fn new(stages: Stages, registry: &mut Registry) -> Self {
         let Stages { policy, cache, router, groups, access, deadline } = stages;
         let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        Self { policy, cache, router, groups, access, deadline, in_flight, metrics: Metrics::new(registry) }
+        let runtime = tokio::runtime::Handle::current();
+        Self { policy, cache, router, groups, access, deadline, in_flight, runtime, metrics: Metrics::new(registry) }
     }
 
     /// Opens connections ahead of the first query.
@@ -188,14 +200,28 @@ impl Resolver {
     }
 
     /// Reads a message and answers it if that needs no upstream; the reply is appended to the buffer.
-    pub fn begin(&self, message: &[u8], protocol: Protocol, out: &mut Vec<u8>) -> Step {
+    pub fn begin(
+        &self,
+        message: &[u8],
+        protocol: Protocol,
+        now: Instant,
+        out: &mut Vec<u8>,
+        asking: &mut Asking,
+        recipient: impl FnOnce() -> Recipient,
+    ) -> Step {
         match protocol {
             Protocol::Udp => self.metrics.udp.inc(),
             Protocol::Tcp => self.metrics.tcp.inc(),
         };
         let start = out.len();
         let step = match request::parse(message) {
-            Ok((asked, question)) => self.begin_valid(asked, question, protocol, out),
+            Ok((asked, question)) => match self.begin_valid(asked, question, protocol, now, out) {
+                Begun::Reply => Step::Reply,
+                Begun::Ask(lookup) => {
+                    asking.0.push((lookup, recipient()));
+                    Step::Waiting
+                }
+            },
             Err(Invalid::Answered(asked, rcode)) => {
                 reply::bare_failure(out, asked, rcode);
                 if rcode == Rcode::FORMERR { Step::ReplyInvalid } else { Step::Reply }
@@ -205,25 +231,46 @@ impl Resolver {
         match step {
             Step::Ignore => self.count_dropped(Dropped::NotAQuery),
             Step::Reply | Step::ReplyInvalid => self.count_response(&out[start..]),
-            Step::Ask(_) => {}
+            Step::Waiting => {}
         }
         step
     }
 
-    fn begin_valid(&self, asked: Asked, question: Question<'_>, protocol: Protocol, out: &mut Vec<u8>) -> Step {
+    /// Asks what a batch asks.
+    pub fn flush(self: &Arc<Self>, asking: &mut Asking) {
+        for (lookup, recipient) in asking.0.drain(..) {
+            let resolver = Arc::clone(self);
+            self.runtime.spawn(async move {
+                let mut reply = Vec::new();
+                resolver.finish(&lookup, &mut reply).await;
+                let mut outbox = Outbox::new();
+                outbox.push(&recipient, |out| out.extend(&reply));
+                outbox.flush();
+            });
+        }
+    }
+
+    fn begin_valid(
+        &self,
+        asked: Asked,
+        question: Question<'_>,
+        protocol: Protocol,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Begun {
         if asked.edns.is_some_and(|edns| edns.version != 0) {
             reply::failure(out, asked, question, Rcode::BADVERS, None);
-            return Step::Reply;
+            return Begun::Reply;
         }
         let lower = LowerName::of(question.name());
         match self.policy.judge(question, lower.name()) {
             Verdict::Answer(own) => {
                 reply::own(out, asked, question, &own);
-                return Step::Reply;
+                return Begun::Reply;
             }
             Verdict::Refuse(rcode) => {
                 reply::failure(out, asked, question, rcode, None);
-                return Step::Reply;
+                return Begun::Reply;
             }
             Verdict::Forward => {}
         }
@@ -232,22 +279,22 @@ impl Resolver {
             Protocol::Tcp => TCP_LIMIT,
         };
         let key = Key::of(asked, question, &lower);
-        if let Some(hit) = self.cache.get(&key, Instant::now().into_std()) {
+        if let Some(hit) = self.cache.get(&key, now.into_std()) {
             reply::answer(out, asked, question, &hit.answer, hit.age, limit);
-            return Step::Reply;
+            return Begun::Reply;
         }
         let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             let cause = ExtendedError { code: ExtendedError::OTHER, text: "overload".to_owned() };
             reply::failure(out, asked, question, Rcode::SERVFAIL, Some(&cause));
             self.count_dropped(Dropped::Overload);
-            return Step::Reply;
+            return Begun::Reply;
         };
         let group = self.router.route(lower.name());
-        Step::Ask(Box::new(Lookup { asked, question: question.as_bytes().into(), key, group, limit, _permit: permit }))
+        Begun::Ask(Box::new(Lookup { asked, question: question.as_bytes().into(), key, group, limit, _permit: permit }))
     }
 
     /// Asks the upstream and appends the reply, whatever came of it, to the buffer.
-    pub async fn finish(&self, lookup: &Lookup, out: &mut Vec<u8>) {
+    async fn finish(&self, lookup: &Lookup, out: &mut Vec<u8>) {
         let Some(question) = Question::starting(&lookup.question) else { return };
         let start = out.len();
         let began = Instant::now();
@@ -270,11 +317,5 @@ impl Resolver {
     fn count_response(&self, reply: &[u8]) {
         let rcode = Rcode(read_u16(reply, 2).unwrap_or_default() & flag::RCODE).as_str();
         self.metrics.responses.get_or_create(&RcodeLabel { rcode }).inc();
-    }
-}
-
-impl std::fmt::Debug for Lookup {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Lookup({:?})", Question::starting(&self.question))
     }
 }

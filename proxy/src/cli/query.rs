@@ -12,7 +12,8 @@ use super::{Failure, block_on};
 use crate::app;
 use crate::config::Resolved;
 use crate::logging::{self, Destination};
-use crate::resolve::{Protocol, Step};
+use crate::replies::Recipient;
+use crate::resolve::{Asking, Protocol, Step};
 
 /// Look a name up once, by the same configuration, and print the answer
 #[derive(Debug, Args)]
@@ -46,13 +47,17 @@ impl Query {
         let message = self.message()?;
         let began = Instant::now();
         let reply = block_on(async {
-            let resolver = app::resolver(resolved, &mut Registry::default());
-            let mut reply = Vec::new();
+            let resolver = std::sync::Arc::new(app::resolver(resolved, &mut Registry::default()));
+            let (mut reply, mut asking) = (Vec::new(), Asking::default());
+            let (recipient, later) = Recipient::caller();
             // Over TCP nothing is truncated.
-            if let Step::Ask(lookup) = resolver.begin(&message, Protocol::Tcp, &mut reply) {
-                resolver.finish(&lookup, &mut reply).await;
+            match resolver.begin(&message, Protocol::Tcp, began, &mut reply, &mut asking, || recipient) {
+                Step::Waiting => {
+                    resolver.flush(&mut asking);
+                    later.await.map_err(|_| Failure::Work("no reply came".to_owned()))
+                }
+                Step::Reply | Step::ReplyInvalid | Step::Ignore => Ok(reply),
             }
-            Ok(reply)
         })?;
         let reply =
             Message::from_vec(&reply).map_err(|error| Failure::Work(format!("the answer cannot be read: {error}")))?;

@@ -1,56 +1,188 @@
-//! Queries in datagrams.
+//! Queries in datagrams: one thread for each socket, blocked in the kernel until a query comes.
+//!
+//! What the cache or the policy can answer is answered here, a batch at a time; two system calls for each query while it
+//! is quiet, two for up to 64 of them while it is busy.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{io, net};
 
-use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::warn;
 
-use crate::resolve::{Lookup, Protocol, Resolver, Step};
+use super::Metrics;
+use crate::datagrams::{BATCH, Batch, Datagram, DatagramSocket, Inbox};
+use crate::replies::Recipient;
+use crate::resolve::{Asking, Protocol, Resolver, Step};
+use crate::wire::HEADER;
 
-/// Longest query that is read: far more than a question with EDNS options takes.
-const LONGEST_QUERY: usize = 4096;
+/// Stack of a reader, in octets; what is not touched takes no memory.
+const STACK: usize = 512 << 10;
 
-/// Serves datagrams until told to stop. What the cache or the policy can answer is answered on this task.
-pub async fn serve(socket: Arc<UdpSocket>, resolver: Arc<Resolver>, mut stop: watch::Receiver<bool>) {
-    let mut query = vec![0; LONGEST_QUERY];
-    let mut reply = Vec::with_capacity(LONGEST_QUERY);
-    loop {
-        let received = tokio::select! {
-            received = socket.recv_from(&mut query) => received,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        let (length, client) = match received {
-            Ok(received) => received,
-            Err(error) => {
-                // The kernel reports earlier failures to send here; none of them is about the next datagram.
-                warn!(%error, "reading a datagram failed");
-                tokio::task::yield_now().await;
-                continue;
-            }
-        };
-        if !resolver.admits(client.ip()) {
-            continue;
+/// The threads that read.
+#[derive(Debug)]
+pub struct Readers {
+    sockets: Vec<Arc<DatagramSocket>>,
+    threads: Vec<JoinHandle<()>>,
+    ended: Arc<Notify>,
+}
+
+struct Reader {
+    socket: Arc<DatagramSocket>,
+    resolver: Arc<Resolver>,
+    metrics: Metrics,
+    inbox: Inbox,
+    replies: Batch,
+    asking: Asking,
+    most: BatchSize,
+}
+
+/// How many datagrams to ask the kernel for. One while it is quiet, for asking for more costs time to find that there are
+/// none; more when they are waiting.
+#[derive(Debug, Clone, Copy)]
+struct BatchSize {
+    size: usize,
+    /// Batches of one in a row.
+    single: u8,
+}
+
+impl Readers {
+    /// Starts one for each socket.
+    pub fn start(sockets: Vec<net::UdpSocket>, resolver: &Arc<Resolver>, metrics: &Metrics) -> io::Result<Self> {
+        let mut readers = Self { sockets: Vec::new(), threads: Vec::new(), ended: Arc::new(Notify::new()) };
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let socket = Arc::new(DatagramSocket::new(socket, metrics.unsent.clone())?);
+            readers.sockets.push(Arc::clone(&socket));
+            let (resolver, metrics) = (Arc::clone(resolver), metrics.clone());
+            let ended = NotifyAtEnd(Arc::clone(&readers.ended));
+            let read = move || {
+                let _ended = ended;
+                Reader::new(socket, resolver, metrics).run();
+            };
+            let thread = thread::Builder::new().name(format!("udp-{index}")).stack_size(STACK);
+            readers.threads.push(thread.spawn(read)?);
         }
-        reply.clear();
-        match resolver.begin(&query[..length], Protocol::Udp, &mut reply) {
-            Step::Reply | Step::ReplyInvalid => send(&socket, &reply, client).await,
-            Step::Ask(lookup) => drop(tokio::spawn(finish(Arc::clone(&socket), Arc::clone(&resolver), lookup, client))),
-            Step::Ignore => {}
+        Ok(readers)
+    }
+
+    /// Waits until one has ended, by itself or because all were stopped.
+    pub async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    /// Stops them, once they have answered what they have read. Replies still owed can be sent afterwards.
+    pub fn stop(mut self) {
+        self.sockets.iter().for_each(|socket| socket.stop());
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                warn!("a reader of datagrams had ended by a panic");
+            }
         }
     }
 }
 
-async fn finish(socket: Arc<UdpSocket>, resolver: Arc<Resolver>, lookup: Box<Lookup>, client: SocketAddr) {
-    let mut reply = Vec::new();
-    resolver.finish(&lookup, &mut reply).await;
-    send(&socket, &reply, client).await;
+/// Nothing else would end threads whose owner is gone.
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.sockets.iter().for_each(|socket| socket.stop());
+    }
 }
 
-/// A client that cannot be reached has itself to look after; the next one is not held up by it.
-async fn send(socket: &UdpSocket, reply: &[u8], client: SocketAddr) {
-    if let Err(error) = socket.send_to(reply, client).await {
-        tracing::debug!(%error, "sending a reply failed");
+/// Tells that a thread ends, also by a panic.
+struct NotifyAtEnd(Arc<Notify>);
+
+impl Drop for NotifyAtEnd {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl Reader {
+    fn new(socket: Arc<DatagramSocket>, resolver: Arc<Resolver>, metrics: Metrics) -> Self {
+        Self {
+            socket,
+            resolver,
+            metrics,
+            inbox: Inbox::default(),
+            replies: Batch::default(),
+            asking: Asking::default(),
+            most: BatchSize::default(),
+        }
+    }
+
+    fn run(mut self) {
+        /// Failures in a row from which on something is wrong with the socket itself.
+        const PERSISTENT: u32 = 16;
+        let mut failures = 0;
+        while !self.socket.is_stopped() {
+            match self.socket.receive(&mut self.inbox, self.most.size) {
+                Ok(received) => {
+                    failures = 0;
+                    self.most.learn(received);
+                    self.answer(received);
+                }
+                // The kernel reports what happened to earlier datagrams here; none of it is about the next one.
+                Err(_) if failures < PERSISTENT => failures += 1,
+                Err(error) => {
+                    warn!(%error, "reading datagrams fails");
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, received: usize) {
+        let Self { socket, resolver, metrics, inbox, replies, asking, .. } = self;
+        let now = Instant::now();
+        for datagram in (0..received).filter_map(|index| inbox.get(index)) {
+            if resolver.admits(datagram.peer.address.ip()) {
+                answer_one(datagram, replies, metrics, |message, out| {
+                    let recipient = || Recipient::Datagram { socket: Arc::clone(socket), peer: datagram.peer };
+                    resolver.begin(message, Protocol::Udp, now, out, asking, recipient)
+                });
+            }
+        }
+        replies.send(socket);
+        metrics.contained(|| resolver.flush(asking));
+    }
+}
+
+/// Puts the reply to a datagram, if there is one now, into the batch.
+fn answer_one(
+    datagram: Datagram<'_>,
+    replies: &mut Batch,
+    metrics: &Metrics,
+    begin: impl FnOnce(&[u8], &mut Vec<u8>) -> Step,
+) {
+    // What was cut off is no query; its header is enough to say so.
+    let whole = if datagram.truncated { datagram.bytes.len().min(HEADER) } else { datagram.bytes.len() };
+    let out = replies.draft();
+    match metrics.contained(|| begin(&datagram.bytes[..whole], out)) {
+        Some(Step::Reply | Step::ReplyInvalid) => replies.commit(datagram.peer),
+        Some(Step::Ignore | Step::Waiting) | None => {}
+    }
+}
+
+impl Default for BatchSize {
+    fn default() -> Self {
+        Self { size: 1, single: 0 }
+    }
+}
+
+impl BatchSize {
+    /// Takes note of how many came.
+    fn learn(&mut self, received: usize) {
+        /// With one at a time nothing tells whether more are waiting: after so many, two are asked for once.
+        const PROBE: u8 = 16;
+        if self.size == 1 {
+            self.single = (self.single + 1) % PROBE;
+            self.size = if self.single == 0 { 2 } else { 1 };
+        } else if received == self.size {
+            self.size = (self.size * 2).min(BATCH);
+        } else if received <= self.size / 2 {
+            self.size /= 2;
+        }
     }
 }
