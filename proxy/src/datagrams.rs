@@ -106,6 +106,13 @@ impl DatagramSocket {
     }
 }
 
+impl Peer {
+    /// A client of a socket that is bound to one address.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, local: None }
+    }
+}
+
 impl Batch {
     /// The buffer to append a reply to, for [`commit`](Self::commit) to keep; what was not committed is cut off.
     pub fn draft(&mut self) -> &mut Vec<u8> {
@@ -159,4 +166,144 @@ fn each<'a>(bytes: &'a [u8], replies: &'a [Reply]) -> impl Iterator<Item = (&'a 
         start = reply.end;
         (message, reply.peer)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn bound(address: &str) -> (Arc<DatagramSocket>, u16) {
+        let socket = DatagramSocket::new(UdpSocket::bind(address).unwrap(), Counter::default()).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        (Arc::new(socket), port)
+    }
+
+    fn client(address: &str) -> UdpSocket {
+        let socket = UdpSocket::bind(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket
+    }
+
+    /// Sends every datagram of the inbox back.
+    fn echo(socket: &DatagramSocket, inbox: &Inbox, received: usize) {
+        let mut batch = Batch::default();
+        for datagram in (0..received).filter_map(|index| inbox.get(index)) {
+            batch.draft().extend_from_slice(datagram.bytes);
+            batch.commit(datagram.peer);
+        }
+        batch.send(socket);
+    }
+
+    #[test]
+    fn bound_to_all_addresses_the_reply_comes_from_the_one_that_was_asked() {
+        for (bound_to, from, asked) in [
+            ("0.0.0.0:0", "127.0.0.1:0", ["127.0.0.1", "127.0.0.2"]),
+            ("[::]:0", "[::1]:0", ["::1", "::1"]),
+            ("[::]:0", "127.0.0.1:0", ["127.0.0.1", "127.0.0.2"]),
+        ] {
+            let (socket, port) = bound(bound_to);
+            let mut inbox = Inbox::default();
+            for asked in asked {
+                let asked = SocketAddr::new(asked.parse().unwrap(), port);
+                let client = client(from);
+                // A connected socket takes replies from the address that it asked, and from no other.
+                client.connect(asked).unwrap();
+                client.send(b"query").unwrap();
+                let received = socket.receive(&mut inbox, 1).unwrap();
+                echo(&socket, &inbox, received);
+                let mut buffer = [0; 16];
+                assert_eq!(client.recv(&mut buffer).unwrap(), 5, "{bound_to} {asked}");
+            }
+            assert_eq!(socket.unsent.get(), 0);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_has_come_is_received_in_one_batch_and_answered_in_one() {
+        let (socket, port) = bound("127.0.0.1:0");
+        let clients: Vec<_> = (0..BATCH + 6).map(|_| client("127.0.0.1:0")).collect();
+        for (index, client) in clients.iter().enumerate() {
+            client.send_to(format!("query {index}").as_bytes(), ("127.0.0.1", port)).unwrap();
+        }
+        let mut inbox = Inbox::default();
+        for expected in [3, BATCH, 3] {
+            let received = socket.receive(&mut inbox, expected).unwrap();
+            assert_eq!(received, expected);
+            echo(&socket, &inbox, received);
+        }
+        for (index, client) in clients.iter().enumerate() {
+            let mut buffer = [0; 64];
+            let length = client.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], format!("query {index}").as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_datagram_longer_than_a_slot_is_told_from_one_that_fits() {
+        let (socket, port) = bound("127.0.0.1:0");
+        let client = client("127.0.0.1:0");
+        let mut inbox = Inbox::default();
+        for length in [0, 1, SLOT, SLOT + 1, 60_000] {
+            client.send_to(&vec![7; length], ("127.0.0.1", port)).unwrap();
+            assert_eq!(socket.receive(&mut inbox, 1).unwrap(), 1);
+            let datagram = inbox.get(0).unwrap();
+            assert_eq!((datagram.bytes.len(), datagram.truncated), (length.min(SLOT), length > SLOT));
+            assert!(datagram.bytes.iter().all(|byte| *byte == 7));
+            assert_eq!(datagram.peer, Peer::at(client.local_addr().unwrap()));
+        }
+    }
+
+    #[test]
+    fn stopping_ends_the_wait_of_a_reader_and_replies_still_go() {
+        let (socket, _) = bound("127.0.0.1:0");
+        let reading = Arc::clone(&socket);
+        let (started, start) = std::sync::mpsc::sync_channel(1);
+        let reader = std::thread::spawn(move || {
+            started.send(()).unwrap();
+            let mut inbox = Inbox::default();
+            while !reading.is_stopped() {
+                if let Ok(received) = reading.receive(&mut inbox, 1) {
+                    assert!((0..received).all(|index| inbox.get(index).is_none()));
+                }
+            }
+        });
+        start.recv().unwrap();
+        socket.stop();
+        reader.join().unwrap();
+        let client = client("127.0.0.1:0");
+        let mut batch = Batch::default();
+        batch.draft().extend_from_slice(b"late");
+        batch.commit(Peer::at(client.local_addr().unwrap()));
+        batch.send(&socket);
+        assert_eq!(client.recv(&mut [0; 8]).unwrap(), 4);
+    }
+
+    #[test]
+    fn a_reply_that_cannot_be_sent_is_counted_and_the_others_go() {
+        let (socket, _) = bound("127.0.0.1:0");
+        let client = client("127.0.0.1:0");
+        let reachable = Peer::at(client.local_addr().unwrap());
+        let port_zero = Peer::at("127.0.0.1:0".parse().unwrap());
+        let mut batch = Batch::default();
+        for (text, peer) in [("a", port_zero), ("b", reachable), ("c", port_zero), ("d", port_zero), ("e", reachable)] {
+            batch.draft().extend_from_slice(text.as_bytes());
+            batch.commit(peer);
+            batch.draft().extend_from_slice(b"never committed");
+        }
+        batch.send(&socket);
+        let heard: HashSet<_> = (0..2)
+            .map(|_| {
+                let mut buffer = [0; 64];
+                let length = client.recv(&mut buffer).unwrap();
+                buffer[..length].to_vec()
+            })
+            .collect();
+        assert_eq!(heard, HashSet::from([b"b".to_vec(), b"e".to_vec()]));
+        assert_eq!(socket.unsent.get(), 3);
+        assert!(batch.is_empty());
+    }
 }

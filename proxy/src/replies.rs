@@ -107,3 +107,50 @@ impl Outbox {
         &mut self.datagrams[index].1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use prometheus_client::metrics::counter::Counter;
+
+    #[test]
+    fn replies_leave_from_the_socket_that_each_was_asked_on() {
+        let sockets: Vec<_> = (0..2)
+            .map(|_| {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                Arc::new(DatagramSocket::new(socket, Counter::default()).unwrap())
+            })
+            .collect();
+        let mut outbox = Outbox::new();
+        let clients: Vec<_> = (0..200u8)
+            .map(|index| {
+                let (client, socket) = (UdpSocket::bind("127.0.0.1:0").unwrap(), &sockets[usize::from(index % 2)]);
+                client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                let peer = Peer::at(client.local_addr().unwrap());
+                outbox.push(&Recipient::Datagram { socket: Arc::clone(socket), peer }, |out| out.push(index));
+                (client, socket, index)
+            })
+            .collect();
+        outbox.flush();
+        for (client, socket, index) in clients {
+            let mut buffer = [0; 8];
+            let (length, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..length], from), (&[index][..], socket.local_addr().unwrap()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_gets_its_reply_or_hears_that_none_will_come() {
+        let (recipient, reply) = Recipient::caller();
+        let mut outbox = Outbox::new();
+        outbox.push(&recipient.clone(), |out| out.extend(*b"reply"));
+        outbox.push(&recipient, |out| out.extend(*b"again"));
+        assert_eq!(reply.await.unwrap(), b"reply");
+        let (recipient, reply) = Recipient::caller();
+        drop(recipient);
+        assert!(reply.await.is_err());
+    }
+}

@@ -33,7 +33,7 @@ impl Inbox {
     /// A datagram of the last batch; none where the index is beyond it.
     pub fn get(&self, index: usize) -> Option<Datagram<'_>> {
         let (length, address) = self.received.filter(|_| index == 0)?;
-        let peer = Peer { address, local: None };
+        let peer = Peer::at(address);
         Some(Datagram { bytes: &self.bytes[..length.min(SLOT)], truncated: length > SLOT, peer })
     }
 }

@@ -186,3 +186,78 @@ impl BatchSize {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datagrams::SLOT;
+
+    fn received(queries: &[&[u8]]) -> (Arc<DatagramSocket>, net::UdpSocket, Inbox) {
+        let socket = net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        for query in queries {
+            client.send_to(query, socket.local_addr().unwrap()).unwrap();
+        }
+        let socket = DatagramSocket::new(socket, prometheus_client::metrics::counter::Counter::default()).unwrap();
+        let mut inbox = Inbox::default();
+        assert_eq!(socket.receive(&mut inbox, BATCH).unwrap(), queries.len());
+        (Arc::new(socket), client, inbox)
+    }
+
+    fn echo(message: &[u8], out: &mut Vec<u8>) -> Step {
+        out.extend_from_slice(message);
+        match message {
+            b"panic" => panic!("injected"),
+            b"ignore" => Step::Ignore,
+            b"wait" => Step::Waiting,
+            _ => Step::Reply,
+        }
+    }
+
+    #[test]
+    fn a_panic_loses_the_message_that_caused_it_and_no_other() {
+        let (socket, client, inbox) = received(&[b"first", b"panic", b"ignore", b"wait", b"last"]);
+        let (mut replies, metrics) = (Batch::default(), Metrics::default());
+        for datagram in (0..5).filter_map(|index| inbox.get(index)) {
+            answer_one(datagram, &mut replies, &metrics, echo);
+        }
+        replies.send(&socket);
+        for expected in [&b"first"[..], b"last"] {
+            let mut buffer = [0; 64];
+            let length = client.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], expected);
+        }
+        assert_eq!(metrics.panics.get(), 1);
+    }
+
+    #[test]
+    fn a_datagram_that_was_cut_off_is_answered_by_its_header_alone() {
+        let (_socket, _client, inbox) = received(&[&[1; SLOT + 1]]);
+        let mut seen = 0;
+        answer_one(inbox.get(0).unwrap(), &mut Batch::default(), &Metrics::default(), |message, _| {
+            seen = message.len();
+            Step::Ignore
+        });
+        assert_eq!(seen, HEADER);
+    }
+
+    #[test]
+    fn one_datagram_at_a_time_is_asked_for_while_it_is_quiet_and_a_full_batch_under_load() {
+        let mut most = BatchSize::default();
+        let more_than_one = (0..160).filter(|_| {
+            let size = most.size;
+            most.learn(1);
+            size > 1
+        });
+        assert!(more_than_one.count() <= 10);
+        for _ in 0..32 {
+            most.learn(most.size);
+        }
+        assert_eq!(most.size, BATCH);
+        for _ in 0..8 {
+            most.learn(1);
+        }
+        assert_eq!(most.size, 1);
+    }
+}

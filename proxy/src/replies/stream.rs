@@ -190,3 +190,96 @@ impl Drop for Owed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(stream: &StreamOutbox, octets: usize) {
+        stream.push(|out| out.extend(std::iter::repeat_n(7, octets)));
+    }
+
+    fn collect(stream: &StreamOutbox) -> (Collected, Vec<u8>) {
+        let mut into = Vec::new();
+        let collected = stream.collect(Waker::noop(), 1, &mut into);
+        (collected, into)
+    }
+
+    fn kept(all: &Streams) -> usize {
+        all.kept.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn each_reply_is_behind_its_length_and_in_flight_until_the_last_copy_of_its_debt_is_gone() {
+        let stream = StreamOutbox::new(Arc::default());
+        let owed = stream.owe();
+        let copy = owed.clone();
+        push(owed.stream(), 2);
+        push(owed.stream(), 0);
+        assert_eq!(collect(&stream), (Collected { in_flight: 2, overrun: false }, vec![0, 2, 7, 7, 0, 0]));
+        drop((owed, copy));
+        assert_eq!(collect(&stream), (Collected { in_flight: 0, overrun: false }, vec![]));
+    }
+
+    #[test]
+    fn who_is_owed_more_than_is_kept_for_one_gets_nothing_more_and_takes_no_memory() {
+        let all = Arc::<Streams>::default();
+        let stream = StreamOutbox::new(Arc::clone(&all));
+        for _ in 0..3 {
+            push(&stream, 65_000);
+        }
+        assert!(!collect(&stream).0.overrun);
+        for _ in 0..5 {
+            push(&stream, 65_000);
+        }
+        assert_eq!((collect(&stream), kept(&all)), ((Collected { in_flight: 0, overrun: true }, vec![]), 0));
+    }
+
+    #[test]
+    fn what_a_task_keeps_aside_counts_and_is_given_back_when_the_client_is_gone() {
+        let all = Arc::<Streams>::default();
+        let stream = StreamOutbox::new(Arc::clone(&all));
+        assert!(stream.keep_aside(FOR_ONE - 100));
+        assert_eq!(kept(&all), FOR_ONE - 100 - FOR_EACH);
+        push(&stream, 200);
+        assert!(collect(&stream).0.overrun);
+        stream.close();
+        assert!(!stream.keep_aside(1));
+        assert_eq!(kept(&all), 0);
+    }
+
+    #[test]
+    fn all_clients_together_are_bounded_and_each_has_a_little_whatever_the_others_take() {
+        let all = Arc::<Streams>::default();
+        let greedy: Vec<_> = (0..100).map(|_| StreamOutbox::new(Arc::clone(&all))).collect();
+        for _ in 0..4 {
+            greedy.iter().for_each(|stream| push(stream, 60_000));
+        }
+        assert!(kept(&all) <= FOR_ALL);
+        let held = greedy.iter().filter(|stream| !stream.state().closed).count();
+        assert!(0 < held && held < greedy.len(), "{held} are still served");
+        let modest = StreamOutbox::new(Arc::clone(&all));
+        push(&modest, FOR_EACH - 2);
+        assert_eq!(collect(&modest).1.len(), FOR_EACH);
+    }
+
+    #[test]
+    fn the_task_is_woken_when_few_enough_are_in_flight() {
+        struct Woken(AtomicUsize);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let woken = Arc::new(Woken(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let stream = StreamOutbox::new(Arc::default());
+        let (first, second) = (stream.owe(), stream.owe());
+        stream.collect(&waker, 3, &mut Vec::new());
+        drop(first);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+        stream.collect(&waker, 1, &mut Vec::new());
+        drop(second);
+        assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    }
+}

@@ -7,6 +7,7 @@ mod client;
 mod connections;
 mod failures;
 mod forwarding;
+mod listeners;
 mod program;
 mod proxy;
 mod routes;
