@@ -197,6 +197,7 @@ mod tests {
         batch.send(socket);
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn bound_to_all_addresses_the_reply_comes_from_the_one_that_was_asked() {
         for (bound_to, from, asked) in [
