@@ -88,13 +88,14 @@ impl DatagramSocket {
         self.socket.local_addr()
     }
 
-    /// Waits for a datagram and takes what has come, up to so many; tells how many the inbox now holds. With 0, or an
-    /// error, [`is_stopped`](Self::is_stopped) says whether that was the end; other errors are of earlier datagrams.
+    /// Waits for a datagram and takes what has come, up to so many; tells how many the inbox now holds. After
+    /// [`stop`](Self::stop) nothing is waited for: what has come is received, then an inbox without any datagram. An error
+    /// is of an earlier datagram, or of an end.
     pub fn receive(&self, inbox: &mut Inbox, most: usize) -> io::Result<usize> {
         inbox.receive(&self.socket, most.clamp(1, BATCH))
     }
 
-    /// Ends the wait of the thread that reads, now and for good. Replies can still be sent.
+    /// Ends the wait of the thread that reads, now and for good. What has come can still be read, and replies be sent.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         system::wake_reader(&self.socket);
@@ -281,6 +282,25 @@ mod tests {
         batch.commit(Peer::at(client.local_addr().unwrap()));
         batch.send(&socket);
         assert_eq!(client.recv(&mut [0; 8]).unwrap(), 4);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_came_before_the_stop_is_still_received_and_then_nothing() {
+        let (socket, port) = bound("127.0.0.1:0");
+        let client = client("127.0.0.1:0");
+        for _ in 0..3 {
+            client.send_to(b"query", ("127.0.0.1", port)).unwrap();
+        }
+        socket.stop();
+        let mut inbox = Inbox::default();
+        assert_eq!(socket.receive(&mut inbox, 2).unwrap(), 2);
+        assert_eq!(socket.receive(&mut inbox, 2).unwrap(), 1);
+        assert!(inbox.get(0).is_some());
+        for _ in 0..2 {
+            socket.receive(&mut inbox, 2).unwrap();
+            assert!(inbox.get(0).is_none());
+        }
     }
 
     #[test]

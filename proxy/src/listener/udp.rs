@@ -21,6 +21,9 @@ use crate::wire::HEADER;
 /// Stack of a reader, in octets; what is not touched takes no memory.
 const STACK: usize = 512 << 10;
 
+/// Datagrams asked for while it is quiet: room for each costs a few instructions, whether one comes or not.
+const FEW: usize = 8;
+
 /// The threads that read.
 #[derive(Debug)]
 pub struct Readers {
@@ -36,16 +39,8 @@ struct Reader {
     inbox: Inbox,
     replies: Batch,
     asking: Asking,
-    most: BatchSize,
-}
-
-/// How many datagrams to ask the kernel for. One while it is quiet, for asking for more costs time to find that there are
-/// none; more when they are waiting.
-#[derive(Debug, Clone, Copy)]
-struct BatchSize {
-    size: usize,
-    /// Batches of one in a row.
-    single: u8,
+    /// Datagrams to ask the kernel for.
+    most: usize,
 }
 
 impl Readers {
@@ -108,21 +103,19 @@ impl Reader {
             inbox: Inbox::default(),
             replies: Batch::default(),
             asking: Asking::default(),
-            most: BatchSize::default(),
+            most: FEW,
         }
     }
 
     fn run(mut self) {
         /// Failures in a row from which on something is wrong with the socket itself.
         const PERSISTENT: u32 = 16;
+        /// Batches read after the end: more than the kernel holds.
+        const LAST: usize = 32;
         let mut failures = 0;
         while !self.socket.is_stopped() {
-            match self.socket.receive(&mut self.inbox, self.most.size) {
-                Ok(received) => {
-                    failures = 0;
-                    self.most.learn(received);
-                    self.answer(received);
-                }
+            match self.read() {
+                Ok(_) => failures = 0,
                 // The kernel reports what happened to earlier datagrams here; none of it is about the next one.
                 Err(_) if failures < PERSISTENT => failures += 1,
                 Err(error) => {
@@ -131,6 +124,20 @@ impl Reader {
                 }
             }
         }
+        // What has come by now is still answered; nothing is waited for any more.
+        for _ in 0..LAST {
+            if !self.read().unwrap_or(false) {
+                break;
+            }
+        }
+    }
+
+    /// Reads a batch and answers what can be answered now; false when there was none.
+    fn read(&mut self) -> io::Result<bool> {
+        let received = self.socket.receive(&mut self.inbox, self.most)?;
+        self.most = next_batch(self.most, received);
+        self.answer(received);
+        Ok(self.inbox.get(0).is_some())
     }
 
     fn answer(&mut self, received: usize) {
@@ -165,25 +172,14 @@ fn answer_one(
     }
 }
 
-impl Default for BatchSize {
-    fn default() -> Self {
-        Self { size: 1, single: 0 }
-    }
-}
-
-impl BatchSize {
-    /// Takes note of how many came.
-    fn learn(&mut self, received: usize) {
-        /// With one at a time nothing tells whether more are waiting: after so many, two are asked for once.
-        const PROBE: u8 = 16;
-        if self.size == 1 {
-            self.single = (self.single + 1) % PROBE;
-            self.size = if self.single == 0 { 2 } else { 1 };
-        } else if received == self.size {
-            self.size = (self.size * 2).min(BATCH);
-        } else if received <= self.size / 2 {
-            self.size /= 2;
-        }
+/// How many datagrams to ask for after a batch: many once more were waiting than fitted, few once few came.
+fn next_batch(most: usize, received: usize) -> usize {
+    if received == most {
+        BATCH
+    } else if received < FEW {
+        FEW
+    } else {
+        most
     }
 }
 
@@ -243,21 +239,14 @@ mod tests {
     }
 
     #[test]
-    fn one_datagram_at_a_time_is_asked_for_while_it_is_quiet_and_a_full_batch_under_load() {
-        let mut most = BatchSize::default();
-        let more_than_one = (0..160).filter(|_| {
-            let size = most.size;
-            most.learn(1);
-            size > 1
-        });
-        assert!(more_than_one.count() <= 10);
-        for _ in 0..32 {
-            most.learn(most.size);
+    fn a_burst_of_a_hundred_after_a_quiet_time_is_read_in_three_batches() {
+        let (mut waiting, mut most, mut batches) = (100, FEW, Vec::new());
+        while waiting > 0 {
+            let received = most.min(waiting);
+            (waiting, most) = (waiting - received, next_batch(most, received));
+            batches.push(received);
         }
-        assert_eq!(most.size, BATCH);
-        for _ in 0..8 {
-            most.learn(1);
-        }
-        assert_eq!(most.size, 1);
+        assert_eq!(batches, [FEW, BATCH, 100 - FEW - BATCH]);
+        assert_eq!(next_batch(next_batch(most, 1), 1), FEW);
     }
 }
