@@ -31,7 +31,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "dot-sidecar.config" -}}
 {{- $profile := deepCopy .Values.profile }}
 {{- if not $profile.cache.size }}{{ $_ := unset $profile.cache "size" }}{{ end }}
-{{- if not $profile.upstream.ca }}{{ $_ := unset $profile.upstream "ca" }}{{ end -}}
+{{- if not $profile.upstream.ca }}{{ $_ := unset $profile.upstream "ca" }}{{ end }}
+{{- if not $profile.upstream.pins }}{{ $_ := unset $profile.upstream "pins" }}{{ end -}}
 sidecar:
   image: {{ include "dot-sidecar.image" (dict "image" .Values.sidecar.image "chart" .Chart) }}
   imagePullPolicy: {{ .Values.sidecar.image.pullPolicy }}
