@@ -290,3 +290,78 @@ async fn a_server_that_accepts_and_says_nothing_is_given_up() {
     let server = server_at(&listener);
     assert_eq!(trusting(&Chain::new(), &[]).connect(&server).await.err(), Some(Cause::ConnectionTimedOut));
 }
+
+/// `openssl s_server` on a port of its own choice, stopped when dropped.
+struct OpenSsl(std::process::Child, std::path::PathBuf);
+
+impl OpenSsl {
+    /// TLS 1.2 alone, and clients must show a certificate of this authority. `None` where OpenSSL is not installed.
+    fn tls_1_2_asking(chain: &Chain, clients: &Issuer) -> Option<(Self, TlsServer)> {
+        let folder = std::env::temp_dir().join(format!("dot-proxy-openssl-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let leaf = pem_of(&chain.leaf);
+        for (file, pem) in [
+            ("leaf.pem", leaf),
+            ("chain.pem", chain.intermediate.pem()),
+            ("key.pem", chain.key.serialize_pem()),
+            ("clients.pem", clients.pem()),
+        ] {
+            std::fs::write(folder.join(file), pem).unwrap();
+        }
+        let arguments = "s_server -accept 127.0.0.1:0 -tls1_2 -alpn dot -cert leaf.pem -cert_chain chain.pem -key key.pem \
+             -Verify 2 -verify_return_error -CAfile clients.pem";
+        let started = std::process::Command::new("openssl")
+            .args(arguments.split_whitespace())
+            .current_dir(&folder)
+            .stdin(std::process::Stdio::piped()) // its end would be the server's
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        let mut server = Self(started.ok()?, folder);
+        let output = io::BufReader::new(server.0.stdout.take().unwrap());
+        let mut lines = io::BufRead::lines(output).map_while(Result::ok);
+        let address = lines.find_map(|line| line.strip_prefix("ACCEPT ").map(str::to_owned)).unwrap();
+        std::thread::spawn(move || lines.for_each(drop)); // a full pipe would stop the server
+        let Ok(Server::Tls(url)) = format!("tls://{address}#{NAME}").parse() else { panic!("{address}") };
+        Some((server, url))
+    }
+}
+
+impl Drop for OpenSsl {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        let _ = std::fs::remove_dir_all(&self.1);
+    }
+}
+
+fn pem_of(certificate: &CertificateDer<'_>) -> String {
+    let base64 = data_encoding::BASE64.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n")
+}
+
+#[tokio::test]
+async fn openssl_with_tls_1_2_alone_sees_the_client_s_certificate_and_resumes() {
+    let (chain, clients) = (Chain::new(), Chain::new());
+    let Some((_running, server)) = OpenSsl::tls_1_2_asking(&chain, &clients.root) else {
+        return; // not installed here
+    };
+    let anonymous = trusting(&chain, &[pin(&chain.key)]);
+    assert_eq!(anonymous.connect(&server).await.err(), Some(Cause::TlsHandshakeFailed));
+
+    let certificate = [clients.client_pem(), clients.intermediate.pem()].concat();
+    let key = clients.key.serialize_pem();
+    let identity = ClientIdentity::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let pins = [pin(&chain.key)];
+    let settings = TlsSettings { ca: Some(&chain.ca()), pins: &pins, identity: Some(identity) };
+    let tls = Tls::trusting(settings).unwrap();
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let stream = tls.connect(&server).await.unwrap();
+        let session = stream.get_ref().1;
+        assert_eq!(
+            (session.protocol_version(), session.alpn_protocol()),
+            (Some(ProtocolVersion::TLSv1_2), Some(&b"dot"[..]))
+        );
+        assert_eq!(kind(&stream), expected);
+    }
+}
