@@ -7,6 +7,8 @@
 //! client's bytes ──request──► Asked + Question ──query──► upstream's bytes ──response──► Answer ──reply──► client's bytes
 //! ```
 
+pub mod answer;
+mod denial;
 pub mod name;
 pub mod query;
 pub mod reply;
@@ -58,6 +60,12 @@ pub mod rtype {
     pub const AAAA: u16 = 28;
     /// EDNS (RFC 6891).
     pub const OPT: u16 = 41;
+    /// Signature (RFC 4034).
+    pub const RRSIG: u16 = 46;
+    /// Denial of existence (RFC 4034).
+    pub const NSEC: u16 = 47;
+    /// Denial of existence by hashes (RFC 5155).
+    pub const NSEC3: u16 = 50;
     /// Incremental zone transfer (RFC 1995).
     pub const IXFR: u16 = 251;
     /// Zone transfer (RFC 5936).
@@ -114,6 +122,10 @@ pub struct ExtendedError {
 }
 
 impl ExtendedError {
+    /// INFO-CODE 3, Stale Answer.
+    pub const STALE_ANSWER: u16 = 3;
+    /// INFO-CODE 19, Stale NXDOMAIN Answer.
+    pub const STALE_NXDOMAIN_ANSWER: u16 = 19;
     /// INFO-CODE 22, No Reachable Authority.
     pub const NO_REACHABLE_AUTHORITY: u16 = 22;
     /// INFO-CODE 23, Network Error.
@@ -126,6 +138,8 @@ impl ExtendedError {
 
 /// EDNS option codes.
 pub(crate) mod option {
+    /// edns-tcp-keepalive (RFC 7828).
+    pub(crate) const TCP_KEEPALIVE: u16 = 11;
     /// Padding (RFC 7830).
     pub(crate) const PADDING: u16 = 12;
     /// Extended DNS error (RFC 8914).

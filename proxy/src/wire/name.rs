@@ -24,6 +24,38 @@ pub(crate) fn skip(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// Appends the name that starts at `at`, its pointers followed, and says where it ends in the message. `None` for a name
+/// that is cut, too long, or whose pointers do not lead back (RFC 1035 §4.1.4), so that none goes in circles.
+pub(crate) fn expand(message: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
+    let start = out.len();
+    let (mut next, mut end) = (at, None);
+    let mut earliest = at;
+    loop {
+        let length = usize::from(*message.get(next)?);
+        match length {
+            0..=LONGEST_LABEL => {
+                out.extend(message.get(next..=next + length)?);
+                next += 1 + length;
+            }
+            0xc0.. => {
+                end = end.or(Some(next + 2));
+                next = usize::from(super::read_u16(message, next)? & 0x3fff);
+                if next >= earliest {
+                    return None;
+                }
+                earliest = next;
+            }
+            _ => return None,
+        }
+        if out.len() - start > LONGEST {
+            return None;
+        }
+        if length == 0 {
+            return end.or(Some(next));
+        }
+    }
+}
+
 /// The length of the uncompressed name that starts the slice, its root label included.
 pub(crate) fn uncompressed_length(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
@@ -52,6 +84,11 @@ impl<'a> Name<'a> {
     /// The name's bytes, root label included.
     pub fn as_bytes(self) -> &'a [u8] {
         self.0
+    }
+
+    /// Whether both are the same name, letter case aside (RFC 4343). Length octets are below 64 and so never letters.
+    pub fn is(self, other: Name<'_>) -> bool {
+        self.0.eq_ignore_ascii_case(other.0)
     }
 
     /// The labels from the left, without the root.

@@ -2,29 +2,57 @@
 
 use super::request::{Asked, Question};
 use super::response::Answer;
-use super::{CLASS_IN, ExtendedError, HEADER, Rcode, UDP_PAYLOAD, flag, option, read_u16, read_u32};
+use super::{CLASS_IN, ExtendedError, HEADER, Rcode, UDP_PAYLOAD, flag, read_u16, read_u32};
+
+/// TTL of a stale record, in seconds (RFC 8767 §4).
+const STALE_TTL: u32 = 30;
 
 /// Writes an answer as this client asked for it: its id, its letter case, its RD and CD, AD only where it was asked for
 /// (RFC 6840 §5.8), an OPT only for who sent one, TTLs less the answer's age in seconds, TC and no records where it
 /// would not fit the limit. The client's and the answer's question are the same but for case.
 pub fn answer(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, answer: &Answer, age: u32, limit: usize) {
+    let wants_ad = asked.has(flag::AD) || asked.dnssec_ok();
+    let kept = answer.flags() & (flag::TC | flag::RCODE | if wants_ad { flag::AD } else { 0 });
+    write(out, asked, question, answer, kept, &[], limit, |ttl| ttl.saturating_sub(age));
+}
+
+/// Writes an answer that has ended, as [`answer()`] does, and says so (RFC 8767, RFC 8914): TTLs of 30 seconds, an
+/// extended error beside the upstream's own, and no AD, since signatures may have ended with it.
+pub fn stale(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, answer: &Answer, limit: usize) {
+    let code = match answer.rcode() {
+        Rcode::NXDOMAIN => ExtendedError::STALE_NXDOMAIN_ANSWER,
+        _ => ExtendedError::STALE_ANSWER,
+    };
+    let told = ExtendedError { code, text: String::new() }.as_option();
+    let kept = answer.flags() & (flag::TC | flag::RCODE);
+    write(out, asked, question, answer, kept, &told, limit, |_| STALE_TTL);
+}
+
+#[expect(clippy::too_many_arguments, reason = "what the two ways to tell an answer have in common, in this file alone")]
+fn write(
+    out: &mut Vec<u8>,
+    asked: Asked,
+    question: Question<'_>,
+    answer: &Answer,
+    kept: u16,
+    told: &[u8],
+    limit: usize,
+    ttl: impl Fn(u32) -> u32,
+) {
     let start = out.len();
     out.extend(answer.message());
     for at in answer.ttl_offsets() {
-        let at = start + usize::from(*at);
-        let ttl = read_u32(out, at).unwrap_or_default().saturating_sub(age);
+        let at = start + at;
+        let ttl = ttl(read_u32(out, at).unwrap_or_default());
         out[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
     }
-    let theirs = read_u16(answer.message(), 2).unwrap_or_default();
-    let wants_ad = asked.has(flag::AD) || asked.dnssec_ok();
-    let kept = (theirs & (flag::TC | flag::RCODE)) | (theirs & if wants_ad { flag::AD } else { 0 });
     head(&mut out[start..], asked, kept);
     out[start + HEADER..start + HEADER + question.as_bytes().len()].copy_from_slice(question.as_bytes());
-    opt(out, start, asked, Rcode(theirs & flag::RCODE), answer.extended_errors());
+    opt(out, start, asked, answer.rcode(), &[told, answer.extended_errors()]);
     if out.len() - start > limit {
         out.truncate(start);
         empty(out, asked, question, (kept & !flag::AD) | flag::TC);
-        opt(out, start, asked, Rcode(kept & flag::RCODE), &[]);
+        opt(out, start, asked, answer.rcode(), &[]);
     }
 }
 
@@ -32,7 +60,7 @@ pub fn answer(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, answer: &
 pub fn failure(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, rcode: Rcode, cause: Option<&ExtendedError>) {
     let start = out.len();
     empty(out, asked, question, rcode.0 & flag::RCODE);
-    opt(out, start, asked, rcode, &cause.map(extended_error).unwrap_or_default());
+    opt(out, start, asked, rcode, &[&cause.map(ExtendedError::as_option).unwrap_or_default()]);
 }
 
 /// Writes the reply to what could not be read as a query: a bare header.
@@ -85,7 +113,7 @@ pub fn own(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, own: &Own<'_
         out.extend(u16::try_from(record.rdata.len()).expect("our own records are short").to_be_bytes());
         out.extend(&record.rdata);
     }
-    opt(out, start, asked, own.rcode, &own.cause.as_ref().map(extended_error).unwrap_or_default());
+    opt(out, start, asked, own.rcode, &[&own.cause.as_ref().map(ExtendedError::as_option).unwrap_or_default()]);
 }
 
 /// A message without records: header and question.
@@ -105,7 +133,7 @@ fn head(message: &mut [u8], asked: Asked, kept: u16) {
 }
 
 /// Appends an OPT (RFC 6891) for a client that sent one, and counts it.
-fn opt(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, options: &[u8]) {
+fn opt(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, options: &[&[u8]]) {
     if asked.edns.is_none() {
         return;
     }
@@ -113,26 +141,16 @@ fn opt(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, options: &[u
     out.extend([0, 0, 41]);
     out.extend(UDP_PAYLOAD.to_be_bytes());
     out.extend([extended_rcode, 0, if asked.dnssec_ok() { 0x80 } else { 0 }, 0]);
-    let length = u16::try_from(options.len()).unwrap_or_default();
+    let length = options.iter().map(|option| option.len()).sum::<usize>();
+    // Options that no OPT can hold are left out: they only explain.
+    let (length, options) = u16::try_from(length).map_or((0, &[][..]), |length| (length, options));
     out.extend(length.to_be_bytes());
-    out.extend(&options[..usize::from(length)]);
+    for option in options {
+        out.extend(*option);
+    }
     let count = read_u16(out, start + 10).unwrap_or_default().saturating_add(1);
     out[start + 10..start + 12].copy_from_slice(&count.to_be_bytes());
 }
-
-fn extended_error(error: &ExtendedError) -> Vec<u8> {
-    let text = &error.text[..error.text.floor_char_boundary(LONGEST_EXTRA_TEXT)];
-    let length = u16::try_from(text.len() + 2).expect("the text is bounded");
-    let mut bytes = Vec::with_capacity(text.len() + 6);
-    bytes.extend(option::EXTENDED_ERROR.to_be_bytes());
-    bytes.extend(length.to_be_bytes());
-    bytes.extend(error.code.to_be_bytes());
-    bytes.extend(text.as_bytes());
-    bytes
-}
-
-/// Short enough that header, the longest question and the text fit 512 bytes.
-const LONGEST_EXTRA_TEXT: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -141,7 +159,8 @@ mod tests {
     use crate::wire::request::Edns;
     use crate::wire::response::TtlBounds;
     use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-    use hickory_proto::rr::rdata::{A, opt::EdnsCode};
+    use hickory_proto::rr::rdata::A;
+    use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
     use hickory_proto::rr::{Name, RData, Record, RecordType};
     use std::str::FromStr;
 
@@ -193,6 +212,35 @@ mod tests {
         assert!(message.answers.iter().all(|record| record.ttl == 200));
         let (_, message) = replied(Asked { id: 1, flags: 0, edns: None }, &upstream_answer(1), 1000, 512);
         assert_eq!(message.answers[0].ttl, 0);
+    }
+
+    fn stale_replied(asked: Asked, upstream: &Answer) -> Message {
+        let question = question_bytes();
+        let mut out = Vec::new();
+        stale(&mut out, asked, Question::starting(&question).unwrap(), upstream, 512);
+        Message::from_vec(&out).unwrap()
+    }
+
+    #[test]
+    fn a_stale_answer_says_so_and_lives_for_thirty_seconds() {
+        let asked = Asked { id: 1, flags: flag::AD, edns: EDNS };
+        let message = stale_replied(asked, &upstream_answer(2));
+        assert!(message.answers.iter().all(|record| record.ttl == 30));
+        assert!(!message.metadata.authentic_data);
+        let told = |message: Message| match message.edns.unwrap().option(EdnsCode::Unknown(15)) {
+            Some(EdnsOption::Unknown(_, code)) => code.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(message), [0, 3]);
+        let question = question_bytes();
+        let cause = ExtendedError { code: 9, text: "beside it".into() };
+        let nxdomain = Answer::failed(Question::starting(&question).unwrap(), Rcode::NXDOMAIN, &cause);
+        let mut out = Vec::new();
+        stale(&mut out, asked, Question::starting(&question).unwrap(), &nxdomain, 512);
+        assert!(out.windows(6).any(|window| window == [0, 15, 0, 2, 0, 19]));
+        assert!(out.ends_with(b"beside it"));
+        let without_edns = stale_replied(Asked { id: 1, flags: 0, edns: None }, &upstream_answer(1));
+        assert!(without_edns.edns.is_none() && without_edns.answers.len() == 1);
     }
 
     #[test]

@@ -1,16 +1,12 @@
 //! What an upstream answered.
 
+use std::time::Duration;
+
+use super::answer::{Outline, Parts};
 use super::request::Question;
 use super::{HEADER, Rcode, Record, flag, option, read_u16, read_u32, rtype};
 
-/// An answer as the cache keeps it: wire bytes without the upstream's OPT, and where the TTLs stand in them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    message: Vec<u8>,
-    ttl_offsets: Vec<u16>,
-    extended_errors: Vec<u8>,
-    lifetime: u32,
-}
+pub use super::answer::Answer;
 
 /// A message that is no readable response to the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,149 +35,187 @@ pub fn answers(response: &[u8], question: Question<'_>) -> bool {
         }
 }
 
+/// How long the server keeps an idle connection open, where it says so in a response (edns-tcp-keepalive, RFC 7828).
+pub fn keepalive(response: &[u8]) -> Option<Duration> {
+    let question = Question::starting(response.get(HEADER..)?)?;
+    let counts = Counts::of(response);
+    let mut records = counts.records(response, HEADER + question.as_bytes().len());
+    let opt = records.find_map(|(section, record)| {
+        (section == Section::Additional && record.rtype == rtype::OPT).then(|| &response[record.rdata..record.end])
+    })?;
+    // RFC 7828 §3.1: two octets, in units of 100 milliseconds; of another length it means nothing.
+    let (_, told) = options(opt).find(|(code, told)| *code == option::TCP_KEEPALIVE && told.len() == 6)?;
+    Some(Duration::from_millis(100) * u32::from(read_u16(told, 4)?))
+}
+
+/// Each option of an OPT: its code, and all its octets with code and length before them.
+fn options(mut rdata: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (code, length) = (read_u16(rdata, 0)?, read_u16(rdata, 2)?);
+        let (this, rest) = rdata.split_at_checked(4 + usize::from(length))?;
+        rdata = rest;
+        Some((code, this))
+    })
+}
+
+fn extended_errors(opt: &[u8]) -> impl Iterator<Item = &[u8]> {
+    options(opt).filter(|(code, _)| *code == option::EXTENDED_ERROR).map(|(_, this)| this)
+}
+
+/// How many records the header promises.
+#[derive(Debug, Clone, Copy)]
+struct Counts {
+    answers: u32,
+    authorities: u32,
+    additionals: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+impl Counts {
+    fn of(message: &[u8]) -> Self {
+        let word = |at| u32::from(read_u16(message, at).unwrap_or_default());
+        Self { answers: word(6), authorities: word(8), additionals: word(10) }
+    }
+
+    fn all(self) -> u32 {
+        self.answers + self.authorities + self.additionals
+    }
+
+    /// The records from an offset on, until the first that is cut.
+    fn records(self, message: &[u8], mut at: usize) -> impl Iterator<Item = (Section, Record)> {
+        (0..self.all()).map_while(move |index| {
+            let record = Record::at(message, at)?;
+            at = record.end;
+            let section = match index {
+                _ if index < self.answers => Section::Answer,
+                _ if index < self.answers + self.authorities => Section::Authority,
+                _ => Section::Additional,
+            };
+            Some((section, record))
+        })
+    }
+}
+
 impl Answer {
     /// Reads the response to a question. TTLs are brought within the bounds.
     pub fn parse(response: &[u8], question: Question<'_>, bounds: TtlBounds) -> Result<Self, Unusable> {
         if !answers(response, question) {
             return Err(Unusable);
         }
-        let word = |at| read_u16(response, at).unwrap_or_default();
-        let flags = word(2);
-        if word(4) == 0 {
-            return Ok(Self::bare(flags, question));
+        if read_u16(response, 4) == Some(0) {
+            return Self::bare(response, question);
         }
-        let (answers, authorities, additionals) = (u32::from(word(6)), u32::from(word(8)), u32::from(word(10)));
-        let mut walk = Walk::new(Rcode(flags & flag::RCODE), question.qtype(), bounds);
-        let mut message = response.to_vec();
-        let mut at = HEADER + question.as_bytes().len();
-        for index in 0..answers + authorities + additionals {
-            let record = Record::at(response, at).ok_or(Unusable)?;
-            if record.rtype == rtype::OPT && index >= answers + authorities {
-                walk.extended_errors(&response[record.rdata..record.end]);
-                // What may follow the OPT is optional too: cutting there keeps every compression pointer right.
-                message.truncate(record.start);
-                set_count(&mut message, index - answers - authorities);
-                break;
+        let counts = Counts::of(response);
+        let start = HEADER + question.as_bytes().len();
+        let survey = Survey::of(response, start, counts, question.qtype(), bounds)?;
+        let outline = survey.outline(response);
+        let fill = |parts: &mut Parts<'_>| {
+            parts.message.copy_from_slice(&response[..survey.end]);
+            let additionals = u16::try_from(survey.records - counts.answers - counts.authorities);
+            parts.message[10..HEADER].copy_from_slice(&additionals.expect("it was read from 16 bits").to_be_bytes());
+            let mut rest = &mut *parts.extended_errors;
+            for error in extended_errors(survey.opt) {
+                let (this, behind) = std::mem::take(&mut rest).split_at_mut(error.len());
+                this.copy_from_slice(error);
+                rest = behind;
             }
-            walk.record(&mut message, &record, index < answers, index < answers + authorities)?;
-            at = record.end;
-        }
-        if walk.opt_seen || at == message.len() {
-            return Ok(walk.finish(message, flags));
-        }
-        Err(Unusable)
+            for (index, (section, record)) in counts.records(response, start).take(outline.ttls).enumerate() {
+                let ttl = bounds.ttl(response, section, &record).expect("the survey has read it");
+                parts.set_ttl(index, record.ttl_at, ttl);
+            }
+        };
+        Self::write(&outline, fill).ok_or(Unusable)
     }
 
-    fn bare(flags: u16, question: Question<'_>) -> Self {
-        let mut message = vec![0; HEADER];
-        message[2..4].copy_from_slice(&flags.to_be_bytes());
-        message[5] = 1;
-        message.extend(question.as_bytes());
-        Self { message, ttl_offsets: Vec::new(), extended_errors: Vec::new(), lifetime: 0 }
-    }
-
-    /// The message's bytes; id and letter case are the upstream's.
-    pub fn message(&self) -> &[u8] {
-        &self.message
-    }
-
-    /// Where in the message TTLs stand.
-    pub fn ttl_offsets(&self) -> &[u16] {
-        &self.ttl_offsets
-    }
-
-    /// The upstream's extended errors (RFC 8914) as EDNS options, to be passed on.
-    pub fn extended_errors(&self) -> &[u8] {
-        &self.extended_errors
-    }
-
-    /// How long it may be kept, in seconds; 0 means that it must not be.
-    pub fn lifetime(&self) -> u32 {
-        self.lifetime
-    }
-
-    /// Its response code.
-    pub fn rcode(&self) -> Rcode {
-        Rcode(read_u16(&self.message, 2).unwrap_or_default() & flag::RCODE)
+    /// A failure that came without its question, with ours.
+    fn bare(response: &[u8], question: Question<'_>) -> Result<Self, Unusable> {
+        let outline = Outline { message: HEADER + question.as_bytes().len(), ..Outline::default() };
+        let written = Self::write(&outline, |parts| {
+            parts.message[2..4].copy_from_slice(&response[2..4]);
+            parts.message[5] = 1;
+            parts.message[HEADER..].copy_from_slice(question.as_bytes());
+        });
+        written.ok_or(Unusable)
     }
 }
 
-/// What is learnt while walking through the records.
-struct Walk {
-    rcode: Rcode,
-    qtype: u16,
-    bounds: TtlBounds,
-    ttl_offsets: Vec<u16>,
-    extended_errors: Vec<u8>,
+impl TtlBounds {
+    /// What a record's TTL comes to; `None` for an SOA that is cut.
+    fn ttl(self, message: &[u8], section: Section, record: &Record) -> Option<u32> {
+        // RFC 2181 §8: a TTL with the top bit set counts as zero.
+        let mut ttl = if record.ttl > i32::MAX as u32 { 0 } else { record.ttl };
+        if record.rtype == rtype::SOA && section == Section::Authority {
+            // RFC 2308 §5: a negative answer lives as long as the lesser of the SOA's TTL and its MINIMUM, its last field.
+            let minimum = record.end.checked_sub(4).filter(|at| *at >= record.rdata)?;
+            ttl = ttl.min(read_u32(message, minimum)?);
+        }
+        Some(ttl.clamp(self.min, self.max))
+    }
+}
+
+/// What is learnt while walking through the records once.
+struct Survey<'a> {
+    /// Where the last record that is kept ends.
+    end: usize,
+    /// How many are kept.
+    records: u32,
+    opt: &'a [u8],
     least_ttl: Option<u32>,
     answered: bool,
     authority_is_known: bool,
-    opt_seen: bool,
 }
 
-impl Walk {
-    fn new(rcode: Rcode, qtype: u16, bounds: TtlBounds) -> Self {
-        Self {
-            rcode,
-            qtype,
-            bounds,
-            ttl_offsets: Vec::new(),
-            extended_errors: Vec::new(),
-            least_ttl: None,
-            answered: false,
-            authority_is_known: false,
-            opt_seen: false,
-        }
-    }
-
-    fn record(&mut self, message: &mut [u8], record: &Record, answer: bool, counted: bool) -> Result<(), Unusable> {
-        // RFC 2181 §8: a TTL with the top bit set counts as zero.
-        let mut ttl = if record.ttl > i32::MAX as u32 { 0 } else { record.ttl };
-        if record.rtype == rtype::SOA && !answer && counted {
-            // RFC 2308 §5: a negative answer lives as long as the lesser of the SOA's TTL and its MINIMUM, its last field.
-            let minimum =
-                record.end.checked_sub(4).filter(|at| *at >= record.rdata).and_then(|at| read_u32(message, at));
-            ttl = ttl.min(minimum.ok_or(Unusable)?);
-            self.authority_is_known = true;
-        }
-        self.answered |= answer && (record.rtype == self.qtype || self.qtype == rtype::ANY);
-        let ttl = ttl.clamp(self.bounds.min, self.bounds.max);
-        self.least_ttl = Some(self.least_ttl.map_or(ttl, |least| least.min(ttl)));
-        message[record.ttl_at..record.ttl_at + 4].copy_from_slice(&ttl.to_be_bytes());
-        self.ttl_offsets.push(u16::try_from(record.ttl_at).map_err(|_| Unusable)?);
-        Ok(())
-    }
-
-    fn extended_errors(&mut self, mut options: &[u8]) {
-        self.opt_seen = true;
-        while let (Some(code), Some(length)) = (read_u16(options, 0), read_u16(options, 2)) {
-            let Some((this, rest)) = options.split_at_checked(4 + usize::from(length)) else { return };
-            if code == option::EXTENDED_ERROR {
-                self.extended_errors.extend(this);
+impl<'a> Survey<'a> {
+    fn of(response: &'a [u8], start: usize, counts: Counts, qtype: u16, bounds: TtlBounds) -> Result<Self, Unusable> {
+        let mut survey =
+            Self { end: start, records: 0, opt: &[], least_ttl: None, answered: false, authority_is_known: false };
+        for (section, record) in counts.records(response, start) {
+            if record.rtype == rtype::OPT {
+                // An extended code (BADVERS …) answers our EDNS and not the question.
+                if section != Section::Additional || record.ttl >> 24 != 0 {
+                    return Err(Unusable);
+                }
+                // What may follow the OPT is optional too: cutting there keeps every compression pointer right.
+                survey.opt = &response[record.rdata..record.end];
+                return Ok(survey);
             }
-            options = rest;
+            let ttl = bounds.ttl(response, section, &record).ok_or(Unusable)?;
+            survey.least_ttl = Some(survey.least_ttl.map_or(ttl, |least| least.min(ttl)));
+            survey.answered |= section == Section::Answer && (record.rtype == qtype || qtype == rtype::ANY);
+            survey.authority_is_known |= section == Section::Authority && record.rtype == rtype::SOA;
+            survey.end = record.end;
+            survey.records += 1;
         }
+        // Records that are missing, and octets that belong to none.
+        if survey.records != counts.all() || survey.end != response.len() {
+            return Err(Unusable);
+        }
+        Ok(survey)
     }
 
-    fn finish(self, message: Vec<u8>, flags: u16) -> Answer {
+    fn outline(&self, response: &[u8]) -> Outline {
+        let flags = read_u16(response, 2).unwrap_or_default();
+        let rcode = Rcode(flags & flag::RCODE);
         let cacheable = flags & flag::TC == 0
-            && match self.rcode {
+            && match rcode {
                 Rcode::NOERROR => self.answered || self.authority_is_known,
                 Rcode::NXDOMAIN => self.authority_is_known,
                 _ => false,
             };
-        Answer {
-            message,
-            ttl_offsets: self.ttl_offsets,
-            extended_errors: self.extended_errors,
+        Outline {
             lifetime: if cacheable { self.least_ttl.unwrap_or(0) } else { 0 },
+            message: self.end,
+            ttls: self.records as usize,
+            extended_errors: extended_errors(self.opt).map(<[u8]>::len).sum(),
+            denies_name: cacheable && rcode == Rcode::NXDOMAIN && Counts::of(response).answers == 0,
         }
     }
-}
-
-fn set_count(message: &mut [u8], additionals: u32) {
-    let count = u16::try_from(additionals).expect("it was read from 16 bits");
-    message[10..12].copy_from_slice(&count.to_be_bytes());
 }
 
 #[cfg(test)]
@@ -297,6 +331,35 @@ mod tests {
     }
 
     #[test]
+    fn an_extended_code_answers_our_edns_and_not_the_question() {
+        let mut message = response(ResponseCode::NoError);
+        message.edns = Some(Edns::new());
+        let mut bytes = message.to_vec().unwrap();
+        let extended_code = bytes.len() - 6;
+        bytes[extended_code] = 1; // BADVERS
+        let question = question_bytes();
+        assert_eq!(Answer::parse(&bytes, Question::starting(&question).unwrap(), BOUNDS), Err(Unusable));
+    }
+
+    #[test]
+    fn what_the_server_says_of_idle_connections_is_read() {
+        let told = |option: &[u8]| {
+            let mut message = response(ResponseCode::NoError);
+            message.add_answer(a(300));
+            let mut edns = Edns::new();
+            edns.options_mut().insert(EdnsOption::Unknown(12, vec![0; 20]));
+            edns.options_mut().insert(EdnsOption::Unknown(11, option.to_vec()));
+            message.edns = Some(edns);
+            keepalive(&message.to_vec().unwrap())
+        };
+        assert_eq!(told(&[1, 0]), Some(Duration::from_millis(25_600)));
+        assert_eq!(told(&[0, 0]), Some(Duration::ZERO));
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&[1, 2, 3]), None);
+        assert_eq!(keepalive(&response(ResponseCode::NoError).to_vec().unwrap()), None);
+    }
+
+    #[test]
     fn an_answer_to_another_question_is_not_taken() {
         let mut message = response(ResponseCode::NoError);
         message.queries[0].set_name(name("www.example.org."));
@@ -337,8 +400,9 @@ mod tests {
             let mut bytes = vec![0, 9, 0x80, rcode, 0, 1, 0, counts[0], 0, counts[1], 0, counts[2]];
             bytes.extend(&question);
             bytes.extend(tail);
+            let _ = keepalive(&bytes);
             if let Ok(answer) = Answer::parse(&bytes, Question::starting(&question).unwrap(), BOUNDS) {
-                prop_assert!(answer.ttl_offsets().iter().all(|at| usize::from(*at) + 4 <= answer.message().len()));
+                prop_assert!(answer.ttl_offsets().all(|at| at + 4 <= answer.message().len()));
             }
         }
     }
