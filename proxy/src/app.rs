@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::config::{Resolved, without_ipv6};
 use crate::listener::{self, Sockets, listen_tcp, tcp, udp};
 use crate::resolve::{Resolver, Stages};
@@ -77,7 +77,10 @@ pub fn resolver(config: Resolved, registry: &mut Registry) -> Resolver {
         .collect();
     let stages = Stages {
         policy: config.policy,
-        cache: Cache::new(config.cache_budget, registry),
+        cache: Cache::new(
+            cache::Settings { budget: config.cache_budget, stale_for: Duration::ZERO, prefetch: false },
+            registry,
+        ),
         router: config.router,
         groups,
         access: config.access,

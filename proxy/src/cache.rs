@@ -1,203 +1,176 @@
-//! Answers kept until their TTL ends, in wire form, bounded by bytes.
+//! Answers kept until their TTL ends and a while beyond, in wire form, bounded in octets.
 //!
-//! Knows no clock: `now` is an argument. Eviction is quick_cache's S3-FIFO, which a burst of unique names does not flush.
+//! Knows no clock: `now` is an argument. A hit allocates nothing and copies no answer. What an entry costs: its answer,
+//! which is one allocation, a slot of 32 octets, and 5 to 10 octets of the table; nothing is allocated before the first.
+//!
+//! ```text
+//! Key ─► shard (by the name) ─► table ─► slot ─► Answer
+//!                                 small ─► main queue: who is evicted (S3-FIFO)
+//! ```
 
-use std::sync::Arc;
+mod ghosts;
+mod key;
+mod metrics;
+mod shard;
+mod slots;
+mod ticks;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use quick_cache::Weighter;
 
 use crate::wire::flag;
-use crate::wire::name::{LONGEST, LowerName};
-use crate::wire::request::{Asked, Question};
+use crate::wire::request::Asked;
 use crate::wire::response::Answer;
+pub use key::Key;
+use shard::{Kept, Shard};
+use ticks::Ticks;
 
-/// What tells one answer from another: name in lower case, type, class, DO and CD.
-#[derive(Clone, Copy)]
-pub struct Key {
-    bytes: [u8; LONGEST + 5],
-    length: u16,
+/// How the cache keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Memory that it may take, in octets; with 0 it keeps nothing.
+    pub budget: u64,
+    /// How long an answer is kept after its end, for when the upstream fails (RFC 8767); zero for not at all.
+    pub stale_for: Duration,
+    /// Whether entries in use are to be refreshed before they end.
+    pub prefetch: bool,
 }
 
-/// An answer found, and how old it is.
+/// What is kept under a key.
+#[derive(Debug)]
+pub enum Found {
+    /// An answer in its lifetime.
+    Fresh(Hit),
+    /// An answer that has ended: for when the upstream fails. [`Hit::refresh`] says whether to ask it.
+    Stale(Hit),
+    /// A failure, remembered briefly so that the upstream is not asked in vain (RFC 9520): to be replied as it came.
+    Failed(Hit),
+    /// Nothing.
+    Missing,
+}
+
+/// What was found.
 #[derive(Debug, Clone)]
 pub struct Hit {
     /// The answer.
-    pub answer: Arc<Answer>,
+    pub answer: Answer,
     /// Its age, in whole seconds.
     pub age: u32,
+    /// Whether the upstream is to be asked. Of a fresh answer, it is told once: it is in use and about to end. Of a stale
+    /// one always, but for a while after a failure (RFC 8767 §5, the failure recheck timer). Of a failure, never.
+    pub refresh: bool,
 }
 
 /// The cache; shared by all workers.
+#[derive(Debug)]
 pub struct Cache {
-    entries: quick_cache::sync::Cache<Box<[u8]>, Entry, ByBytes>,
-    metrics: Metrics,
+    shards: Arc<Shards>,
+    epoch: Instant,
 }
 
-#[derive(Clone)]
-struct Entry {
-    answer: Arc<Answer>,
-    since: Instant,
-}
+/// The parts, each under a lock of its own; their number is a power of two.
+struct Shards(Box<[Mutex<Shard>]>);
 
-#[derive(Clone)]
-struct ByBytes;
+/// Workers that look at the same time rarely meet in one of so many parts.
+const MOST_SHARDS: u64 = 8;
 
-struct Metrics {
-    hits: Counter,
-    misses: Counter,
-    bytes: Gauge,
-}
-
-impl Key {
-    /// The key of a question, whose name in lower case is given.
-    pub fn of(asked: Asked, question: Question<'_>, lower: &LowerName) -> Self {
-        let mut bytes = [0; LONGEST + 5];
-        let name = lower.name().as_bytes();
-        let (head, tail) = bytes.split_at_mut(name.len());
-        head.copy_from_slice(name);
-        tail[..4].copy_from_slice(&question.as_bytes()[question.as_bytes().len() - 4..]);
-        tail[4] = u8::from(asked.dnssec_ok()) | u8::from(asked.has(flag::CD)) << 1;
-        Self { bytes, length: u16::try_from(name.len() + 5).expect("a name has at most 255 octets") }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.length)]
-    }
-}
-
-impl Weighter<Box<[u8]>, Entry> for ByBytes {
-    fn weight(&self, key: &Box<[u8]>, entry: &Entry) -> u64 {
-        let offsets = entry.answer.ttl_offsets().len() * 2;
-        let bytes = key.len() + entry.answer.message().len() + entry.answer.extended_errors().len() + offsets;
-        bytes as u64 + OVERHEAD
-    }
-}
-
-/// What an entry costs beside its own bytes: the slot, the Arc, three allocations.
-const OVERHEAD: u64 = 256;
-
-/// How large an answer with a handful of records is; only to size the table.
-const TYPICAL_WEIGHT: u64 = 512;
+/// A part is at least so large, in octets, that full-size answers fit.
+const LEAST_SHARD: u64 = 1 << 20;
 
 impl Cache {
-    /// A cache that holds so many bytes; none at all with 0.
-    pub fn new(budget: u64, registry: &mut Registry) -> Self {
-        let metrics = Metrics { hits: Counter::default(), misses: Counter::default(), bytes: Gauge::default() };
-        registry.register("cache_hits", "Queries answered from the cache", metrics.hits.clone());
-        registry.register("cache_misses", "Queries that the cache could not answer", metrics.misses.clone());
-        registry.register_with_unit(
-            "cache_size",
-            "Memory that cached answers take",
-            prometheus_client::registry::Unit::Bytes,
-            metrics.bytes.clone(),
-        );
-        let items = usize::try_from(budget / TYPICAL_WEIGHT).unwrap_or(usize::MAX);
-        Self { entries: quick_cache::sync::Cache::with_weighter(items, budget, ByBytes), metrics }
+    /// An empty cache.
+    pub fn new(settings: Settings, registry: &mut Registry) -> Self {
+        let count = (settings.budget / LEAST_SHARD).clamp(1, MOST_SHARDS);
+        let count = if count.is_power_of_two() { count } else { count.next_power_of_two() / 2 };
+        let budget = usize::try_from(settings.budget / count).unwrap_or(usize::MAX);
+        let shards = Arc::new(Shards((0..count).map(|_| Mutex::new(Shard::new(budget, settings))).collect()));
+        registry.register_collector(Box::new(Arc::clone(&shards)));
+        // Callers' clocks may be a little behind.
+        let now = Instant::now();
+        Self { shards, epoch: now.checked_sub(Duration::from_secs(3600)).unwrap_or(now) }
     }
 
-    /// The answer to a question, if it has not ended.
-    pub fn get(&self, key: &Key, now: Instant) -> Option<Hit> {
-        let hit = self.entries.get(key.as_bytes()).and_then(|entry| {
-            let age = now.saturating_duration_since(entry.since);
-            let fresh = age < Duration::from_secs(entry.answer.lifetime().into());
-            fresh.then(|| Hit { answer: entry.answer, age: u32::try_from(age.as_secs()).unwrap_or(u32::MAX) })
-        });
-        let counter = if hit.is_some() { &self.metrics.hits } else { &self.metrics.misses };
-        counter.inc();
-        hit
+    /// What is kept of a question.
+    pub fn get(&self, key: &Key<'_>, now: Instant) -> Found {
+        let now = Ticks::at(now, self.epoch);
+        let mut shard = self.shards.of(key.name_hash());
+        let kept = match shard.look(key, false, now) {
+            Some(Kept { answer, age, is_fresh: true, is_due }) => {
+                shard.counts.hits += 1;
+                shard.counts.refreshes += u64::from(is_due);
+                return Found::Fresh(Hit::new(answer, age, is_due));
+            }
+            kept => kept,
+        };
+        let failure = shard.look(key, true, now).filter(|failure| failure.is_fresh);
+        match (kept, failure) {
+            (Some(kept), failure) => {
+                shard.counts.stale += 1;
+                Found::Stale(Hit::new(kept.answer, kept.age, failure.is_none()))
+            }
+            (None, Some(failure)) => {
+                shard.counts.failures += 1;
+                Found::Failed(Hit::new(failure.answer, failure.age, false))
+            }
+            (None, None) => {
+                shard.counts.misses += 1;
+                Found::Missing
+            }
+        }
     }
 
-    /// Keeps an answer, if it may be kept and was asked with recursion desired (else it may lack what recursion finds).
-    pub fn put(&self, key: &Key, asked: Asked, answer: &Arc<Answer>, now: Instant) {
-        if answer.lifetime() == 0 || !asked.has(flag::RD) {
+    /// An NXDOMAIN for a question whose name lies at or below one that does not exist (RFC 8020), made for this question.
+    /// Not for names of a cluster, whose DNS may deny a name because it knows no record of one type.
+    pub fn nothing_below(&self, key: &Key<'_>, now: Instant) -> Option<Hit> {
+        let now = Ticks::at(now, self.epoch);
+        let (class, variant) = (key.question().class(), key.variant());
+        let names = key.question().name().and_ancestors().filter(|name| name.labels().next().is_some());
+        for name in names {
+            let hash = key::hash_name(name);
+            let denial = self.shards.of(hash).look_for_denial(name, hash, class, variant, now);
+            if let Some((denial, age)) = denial {
+                return Some(Hit::new(denial.for_name_below(key.question())?, age, false));
+            }
+        }
+        None
+    }
+
+    /// Keeps what an upstream answered: an answer for its lifetime, a failure as [`Cache::put_failure`] does, and nothing
+    /// that was truncated or asked without recursion desired, which may lack what recursion finds.
+    pub fn put(&self, key: &Key<'_>, asked: Asked, answer: &Answer, now: Instant) {
+        if !asked.has(flag::RD) {
             return;
         }
-        self.entries.insert(key.as_bytes().into(), Entry { answer: Arc::clone(answer), since: now });
-        self.metrics.bytes.set(i64::try_from(self.entries.weight()).unwrap_or(i64::MAX));
+        if answer.is_failure() {
+            self.put_failure(key, answer, now);
+        } else if answer.lifetime() > 0 {
+            self.shards.of(key.name_hash()).keep(key, answer, Ticks::at(now, self.epoch));
+        }
+    }
+
+    /// Remembers a failure for one second, and up to five when it comes again and again (RFC 9520 §3.2). An answer that
+    /// is kept stays, and can be used stale.
+    pub fn put_failure(&self, key: &Key<'_>, failure: &Answer, now: Instant) {
+        self.shards.of(key.name_hash()).keep_failure(key, failure, Ticks::at(now, self.epoch));
+    }
+}
+
+impl Hit {
+    fn new(answer: Answer, age: Ticks, refresh: bool) -> Self {
+        Self { answer, age: age.whole_seconds(), refresh }
+    }
+}
+
+impl Shards {
+    /// The part that everything about a name is in.
+    fn of(&self, name_hash: u64) -> MutexGuard<'_, Shard> {
+        #[expect(clippy::cast_possible_truncation, reason = "only as many bits as there are shards count")]
+        let index = name_hash as usize & (self.0.len() - 1);
+        self.0[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::name::from_text;
-    use crate::wire::request::Edns;
-    use crate::wire::response::TtlBounds;
-
-    const ASKED: Asked = Asked { id: 1, flags: flag::RD, edns: None };
-
-    fn question(name: &str) -> Vec<u8> {
-        [from_text(name), vec![0, 1, 0, 1]].concat()
-    }
-
-    fn key(name: &str, asked: Asked) -> Key {
-        let bytes = question(name);
-        let question = Question::starting(&bytes).unwrap();
-        Key::of(asked, question, &LowerName::of(question.name()))
-    }
-
-    fn answer(name: &str, ttl: u32) -> Arc<Answer> {
-        let question = question(name);
-        let mut bytes = vec![0, 0, 0x80, 0, 0, 1, 0, 1, 0, 0, 0, 0];
-        bytes.extend(&question);
-        bytes.extend([0xc0, 12, 0, 1, 0, 1]);
-        bytes.extend(ttl.to_be_bytes());
-        bytes.extend([0, 4, 192, 0, 2, 1]);
-        let bounds = TtlBounds { min: 0, max: 86_400 };
-        Arc::new(Answer::parse(&bytes, Question::starting(&question).unwrap(), bounds).unwrap())
-    }
-
-    fn cache(budget: u64) -> Cache {
-        Cache::new(budget, &mut Registry::default())
-    }
-
-    #[test]
-    fn an_answer_is_kept_for_its_lifetime_and_grows_older() {
-        let (cache, start) = (cache(1 << 20), Instant::now());
-        let key = key("www.example.com", ASKED);
-        cache.put(&key, ASKED, &answer("www.example.com", 60), start);
-        assert_eq!(cache.get(&key, start).unwrap().age, 0);
-        assert_eq!(cache.get(&key, start + Duration::from_millis(59_900)).unwrap().age, 59);
-        assert!(cache.get(&key, start + Duration::from_secs(60)).is_none());
-    }
-
-    #[test]
-    fn answers_with_and_without_dnssec_and_checking_are_kept_apart() {
-        let (cache, now) = (cache(1 << 20), Instant::now());
-        let with_do = Asked { edns: Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true }), ..ASKED };
-        let with_cd = Asked { flags: flag::RD | flag::CD, ..ASKED };
-        cache.put(&key("www.example.com", ASKED), ASKED, &answer("www.example.com", 60), now);
-        assert!(cache.get(&key("www.example.com", ASKED), now).is_some());
-        assert!(cache.get(&key("www.example.com", with_do), now).is_none());
-        assert!(cache.get(&key("www.example.com", with_cd), now).is_none());
-        assert!(cache.get(&key("ww.example.com", ASKED), now).is_none());
-    }
-
-    #[test]
-    fn answers_without_a_lifetime_or_without_recursion_are_not_kept() {
-        let (cache, now) = (cache(1 << 20), Instant::now());
-        cache.put(&key("a.example", ASKED), ASKED, &answer("a.example", 0), now);
-        assert!(cache.get(&key("a.example", ASKED), now).is_none());
-        let not_recursive = Asked { flags: 0, ..ASKED };
-        cache.put(&key("b.example", ASKED), not_recursive, &answer("b.example", 60), now);
-        assert!(cache.get(&key("b.example", ASKED), now).is_none());
-    }
-
-    #[test]
-    fn the_budget_bounds_the_memory_and_zero_keeps_nothing() {
-        let (cache, now) = (cache(100_000), Instant::now());
-        for index in 0..10_000 {
-            let name = format!("n{index}.example");
-            cache.put(&key(&name, ASKED), ASKED, &answer(&name, 60), now);
-        }
-        assert!(cache.entries.weight() <= 100_000);
-        assert!(cache.entries.len() > 100);
-        let none = Cache::new(0, &mut Registry::default());
-        none.put(&key("a.example", ASKED), ASKED, &answer("a.example", 60), now);
-        assert!(none.get(&key("a.example", ASKED), now).is_none());
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::cache::{Cache, Key};
+use crate::cache::{Cache, Found, Key};
 use crate::clients::Access;
 use crate::policy::{Policy, Verdict};
 use crate::replies::{Outbox, Recipient};
@@ -68,7 +68,6 @@ enum Begun {
 struct Lookup {
     asked: Asked,
     question: Box<[u8]>,
-    key: Key,
     group: GroupIndex,
     limit: usize,
     _permit: OwnedSemaphorePermit,
@@ -278,8 +277,8 @@ impl Resolver {
             Protocol::Udp => asked.udp_limit(),
             Protocol::Tcp => TCP_LIMIT,
         };
-        let key = Key::of(asked, question, &lower);
-        if let Some(hit) = self.cache.get(&key, now.into_std()) {
+        let key = Key::of(asked, question);
+        if let Found::Fresh(hit) | Found::Failed(hit) = self.cache.get(&key, now.into_std()) {
             reply::answer(out, asked, question, &hit.answer, hit.age, limit);
             return Begun::Reply;
         }
@@ -290,7 +289,7 @@ impl Resolver {
             return Begun::Reply;
         };
         let group = self.router.route(lower.name());
-        Begun::Ask(Box::new(Lookup { asked, question: question.as_bytes().into(), key, group, limit, _permit: permit }))
+        Begun::Ask(Box::new(Lookup { asked, question: question.as_bytes().into(), group, limit, _permit: permit }))
     }
 
     /// Asks the upstream and appends the reply, whatever came of it, to the buffer.
@@ -301,8 +300,7 @@ impl Resolver {
         let outcome = self.groups[lookup.group.0].ask(lookup.asked, question, began + self.deadline).await;
         match outcome {
             Ok(answer) => {
-                let answer = Arc::new(answer);
-                self.cache.put(&lookup.key, lookup.asked, &answer, Instant::now().into_std());
+                self.cache.put(&Key::of(lookup.asked, question), lookup.asked, &answer, Instant::now().into_std());
                 reply::answer(out, lookup.asked, question, &answer, 0, lookup.limit);
                 debug!(name = %question.name(), qtype = question.qtype(), rcode = answer.rcode().as_str(), milliseconds = began.elapsed().as_millis(), "answered");
             }
