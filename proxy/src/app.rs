@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -19,7 +20,7 @@ use crate::cache::{self, Cache};
 use crate::config::{Resolved, without_ipv6};
 use crate::listener::{self, Sockets, listen_tcp, tcp, udp};
 use crate::resolve::{Resolver, Stages};
-use crate::upstream::group;
+use crate::upstream::{group, server};
 
 /// What a drain may take beyond a query's deadline: replies still have to be written.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
@@ -65,28 +66,29 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// The stages of a configuration, without any socket: what `serve` listens for and `query` asks once.
+/// The stages of a configuration, without any socket: what `serve` listens for and `query` asks once. To be called on the
+/// runtime on which lookups are to run.
 pub fn resolver(config: Resolved, registry: &mut Registry) -> Resolver {
-    let metrics = group::Metrics::default();
+    let runtime = Handle::current();
+    let cache = cache::Settings { budget: config.cache_budget, stale_for: config.stale_for, prefetch: config.prefetch };
+    let metrics = server::Metrics::default();
     metrics.register(registry);
     let bounds = config.bounds;
     let groups = config
         .groups
         .into_iter()
-        .map(|group| group::Group::new(&group.name, group.servers, bounds, metrics.clone()))
+        .map(|group| group::Group::new(&group.name, group.servers, group.strategy, bounds, &metrics, runtime.clone()))
         .collect();
     let stages = Stages {
         policy: config.policy,
-        cache: Cache::new(
-            cache::Settings { budget: config.cache_budget, stale_for: Duration::ZERO, prefetch: false },
-            registry,
-        ),
+        cache: Cache::new(cache, registry),
         router: config.router,
         groups,
         access: config.access,
         deadline: config.deadline,
+        in_flight: config.in_flight,
     };
-    Resolver::new(stages, registry)
+    Resolver::new(stages, runtime, registry)
 }
 
 impl App {

@@ -13,9 +13,9 @@ use crate::clients::Access;
 use crate::policy::Policy;
 use crate::router::{GroupIndex, Router};
 use crate::upstream::connect::{ClientIdentity, Tls, TlsError, TlsSettings};
-use crate::upstream::dot::Dot;
-use crate::upstream::group::Transport;
+use crate::upstream::dot::{Dot, OverTls};
 use crate::upstream::plain::Plain;
+use crate::upstream::server::Transport;
 use crate::wire::response::TtlBounds;
 
 /// Cache budget where neither the configuration nor the container says anything, in bytes.
@@ -57,8 +57,6 @@ pub struct Resolved {
     pub deadline: Duration,
     /// Queries that may wait for an answer at once.
     pub in_flight: usize,
-    /// How long a connection to a server is kept on which nothing was asked.
-    pub idle: Duration,
 }
 
 /// A group to be made: its name, its strategy, and its servers with their URLs.
@@ -76,10 +74,11 @@ impl Resolved {
     pub fn from_written(written: &Config) -> Result<Self, ConfigError> {
         written.check()?;
         let Trust { upstream, routes } = Trust::read(written)?;
+        let idle = Duration::from_secs(written.upstream.idle_seconds.into());
         let mut groups = vec![GroupServers {
             name: "upstream".to_owned(),
             strategy: written.upstream.strategy,
-            servers: servers(&written.upstream.servers, &upstream),
+            servers: servers(&written.upstream.servers, &upstream, idle),
         }];
         let mut router = Router::default();
         for route in &written.routes {
@@ -87,7 +86,11 @@ impl Resolved {
             route.suffixes.iter().for_each(|suffix| router.add(suffix, index));
             // Suffixes are of the configuration, not of the queries: the label stays bounded.
             let name = route.suffixes.first().map(ToString::to_string).unwrap_or_default();
-            groups.push(GroupServers { name, strategy: route.strategy, servers: servers(&route.servers, &routes) });
+            groups.push(GroupServers {
+                name,
+                strategy: route.strategy,
+                servers: servers(&route.servers, &routes, idle),
+            });
         }
         Ok(Self {
             listen: SocketAddr::new(written.listen.host, written.listen.port),
@@ -104,7 +107,6 @@ impl Resolved {
             prefetch: written.cache.prefetch,
             deadline: Duration::from_millis(written.query.deadline_milliseconds.into()),
             in_flight: usize::try_from(written.query.in_flight).unwrap_or(usize::MAX),
-            idle: Duration::from_secs(written.upstream.idle_seconds.into()),
         })
     }
 }
@@ -169,8 +171,11 @@ fn unusable(written: &Upstream, error: &TlsError) -> ConfigError {
     }
 }
 
-fn servers(written: &[Server], tls: &Tls) -> Vec<(String, Transport)> {
-    let dot = |server: dot_proxy_config::TlsServer| (server.to_string(), Transport::Dot(Dot::new(server, tls.clone())));
+fn servers(written: &[Server], tls: &Tls, idle: Duration) -> Vec<(String, Transport)> {
+    let dot = |server: dot_proxy_config::TlsServer| {
+        let url = server.to_string();
+        (url, Transport::Dot(Dot::new(OverTls { tls: tls.clone(), server }, idle)))
+    };
     written
         .iter()
         .flat_map(|server| match server {

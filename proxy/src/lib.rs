@@ -22,6 +22,7 @@ pub mod config;
 pub mod datagrams;
 pub mod listener;
 pub mod logging;
+pub mod lookup;
 pub mod policy;
 pub mod replies;
 pub mod resolve;

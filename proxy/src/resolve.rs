@@ -1,7 +1,7 @@
-//! The path of a query: wire → policy → cache → router → upstream.
+//! The path of a query: wire → cache → policy → router → lookup → upstream.
 //!
-//! [`Resolver::begin`] answers at once what it can, on the reader's own stack; [`Resolver::flush`] asks upstreams.
-//! Stages never call each other: they are called here.
+//! [`Resolver::begin`] answers at once what it can, on the reader's own stack; what an upstream has to be asked for becomes
+//! a lookup, whose answer goes to the client later. Stages never call each other: they are called here.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,24 +11,23 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tracing::debug;
 
-use crate::cache::{Cache, Found, Key};
+use crate::cache::{Cache, Found, Hit, Key};
 use crate::clients::Access;
+use crate::lookup::{Lookups, Subject, Waiter};
 use crate::policy::{Policy, Verdict};
-use crate::replies::{Outbox, Recipient};
-use crate::router::{GroupIndex, Router};
+use crate::replies::Recipient;
+use crate::router::{DEFAULT, GroupIndex, Router};
 use crate::upstream::cause::Failure;
-use crate::upstream::group::Group;
-use crate::wire::name::LowerName;
+use crate::upstream::group::{Batch, Group};
+use crate::wire::name::{LowerName, Name};
 use crate::wire::reply;
 use crate::wire::request::{self, Asked, Invalid, Question};
+use crate::wire::response::Answer;
 use crate::wire::{ExtendedError, Rcode, flag, read_u16};
-
-/// Queries that wait for an upstream; the next one is answered SERVFAIL at once, so that those can be finished.
-pub const MAX_IN_FLIGHT: usize = 4096;
 
 /// Longest message over TCP (RFC 1035 §4.2.2).
 const TCP_LIMIT: usize = 65_535;
@@ -43,7 +42,7 @@ pub enum Protocol {
 }
 
 /// What came of a message.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// The reply is in the buffer.
     Reply,
@@ -51,26 +50,14 @@ pub enum Step {
     ReplyInvalid,
     /// The message is nothing that could be answered.
     Ignore,
-    /// The reply goes to the recipient later; what is asked has to be flushed.
+    /// An upstream is asked; the reply will go to the recipient.
     Waiting,
 }
 
-/// What a batch of messages asks of upstreams, until it is flushed.
+/// What a batch of messages has to ask upstreams, to be flushed at the end of the batch.
 #[derive(Default)]
-pub struct Asking(Vec<(Box<Lookup>, Recipient)>);
-
-enum Begun {
-    Reply,
-    Ask(Box<Lookup>),
-}
-
-/// A query on its way to an upstream.
-struct Lookup {
-    asked: Asked,
-    question: Box<[u8]>,
-    group: GroupIndex,
-    limit: usize,
-    _permit: OwnedSemaphorePermit,
+pub struct Asking {
+    batch: Batch,
 }
 
 /// Why a datagram or a connection was not served.
@@ -94,8 +81,10 @@ pub struct Resolver {
     groups: Vec<Group>,
     access: Access,
     deadline: Duration,
-    in_flight: Arc<Semaphore>,
-    runtime: tokio::runtime::Handle,
+    lookups: Lookups,
+    places: Arc<Semaphore>,
+    in_flight: usize,
+    runtime: Handle,
     metrics: Metrics,
 }
 
@@ -113,13 +102,19 @@ pub struct Stages {
     pub access: Access,
     /// How long a query may take.
     pub deadline: Duration,
+    /// Queries that may wait for an upstream; the next one is answered SERVFAIL at once, so that those can be finished.
+    pub in_flight: usize,
 }
 
 struct Metrics {
     udp: Counter,
     tcp: Counter,
-    responses: Family<RcodeLabel, Counter>,
-    dropped: Family<ReasonLabel, Counter>,
+    /// By the four low bits of the response code.
+    responses: [Counter; 16],
+    source: Counter,
+    connections: Counter,
+    not_a_query: Counter,
+    overload: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -140,26 +135,37 @@ struct ReasonLabel {
 impl Metrics {
     fn new(registry: &mut Registry) -> Self {
         let queries = Family::<ProtocolLabel, Counter>::default();
+        let responses = Family::<RcodeLabel, Counter>::default();
+        let dropped = Family::<ReasonLabel, Counter>::default();
+        let rcode = |code| responses.get_or_create_owned(&RcodeLabel { rcode: Rcode(code).as_str() });
+        let mut code = 0;
         let metrics = Self {
             udp: queries.get_or_create_owned(&ProtocolLabel { protocol: "udp" }),
             tcp: queries.get_or_create_owned(&ProtocolLabel { protocol: "tcp" }),
-            responses: Family::default(),
-            dropped: Family::default(),
+            responses: [(); 16].map(|()| {
+                code += 1;
+                rcode(code - 1)
+            }),
+            source: dropped.get_or_create_owned(&ReasonLabel { reason: "source" }),
+            connections: dropped.get_or_create_owned(&ReasonLabel { reason: "connections" }),
+            not_a_query: dropped.get_or_create_owned(&ReasonLabel { reason: "not-a-query" }),
+            overload: dropped.get_or_create_owned(&ReasonLabel { reason: "overload" }),
         };
         registry.register("queries", "Messages taken from clients", queries);
-        registry.register("responses", "Replies to clients", metrics.responses.clone());
-        registry.register("dropped", "Messages and connections not served", metrics.dropped.clone());
+        registry.register("responses", "Replies to clients", responses);
+        registry.register("dropped", "Messages and connections not served", dropped);
         metrics
     }
 }
 
 impl Resolver {
-    /// Puts the stages together; to be called on the runtime that asks upstreams.
-    pub fn new(stages: Stages, registry: &mut Registry) -> Self {
-        let Stages { policy, cache, router, groups, access, deadline } = stages;
-        let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
-        let runtime = tokio::runtime::Handle::current();
-        Self { policy, cache, router, groups, access, deadline, in_flight, runtime, metrics: Metrics::new(registry) }
+    /// Puts the stages together; lookups run on the runtime.
+    pub fn new(stages: Stages, runtime: Handle, registry: &mut Registry) -> Self {
+        let Stages { policy, cache, router, groups, access, deadline, in_flight } = stages;
+        let places = Arc::new(Semaphore::new(in_flight));
+        let metrics = Metrics::new(registry);
+        let lookups = Lookups::default();
+        Self { policy, cache, router, groups, access, deadline, lookups, places, in_flight, runtime, metrics }
     }
 
     /// Opens connections ahead of the first query.
@@ -183,24 +189,31 @@ impl Resolver {
 
     /// Counts what is not served.
     pub fn count_dropped(&self, dropped: Dropped) {
-        let reason = match dropped {
-            Dropped::Source => "source",
-            Dropped::Connections => "connections",
-            Dropped::NotAQuery => "not-a-query",
-            Dropped::Overload => "overload",
-        };
-        self.metrics.dropped.get_or_create(&ReasonLabel { reason }).inc();
+        match dropped {
+            Dropped::Source => &self.metrics.source,
+            Dropped::Connections => &self.metrics.connections,
+            Dropped::NotAQuery => &self.metrics.not_a_query,
+            Dropped::Overload => &self.metrics.overload,
+        }
+        .inc();
+    }
+
+    /// Counts a reply to a client.
+    pub fn count_response(&self, reply: &[u8]) {
+        let rcode = read_u16(reply, 2).unwrap_or_default() & flag::RCODE;
+        self.metrics.responses[usize::from(rcode)].inc();
     }
 
     /// Waits until no query waits for an upstream.
     pub async fn drained(&self) {
-        let all = u32::try_from(MAX_IN_FLIGHT).expect("the bound is small");
-        let _ = self.in_flight.acquire_many(all).await; // the semaphore is never closed
+        let all = u32::try_from(self.in_flight).unwrap_or(u32::MAX);
+        let _ = self.places.acquire_many(all).await; // the semaphore is never closed
     }
 
-    /// Reads a message and answers it if that needs no upstream; the reply is appended to the buffer.
+    /// Reads a message, and answers it if that needs no upstream: the reply is appended to the buffer. Else it is asked
+    /// with the rest of the batch, and the reply will go to the recipient.
     pub fn begin(
-        &self,
+        self: &Arc<Self>,
         message: &[u8],
         protocol: Protocol,
         now: Instant,
@@ -214,13 +227,7 @@ impl Resolver {
         };
         let start = out.len();
         let step = match request::parse(message) {
-            Ok((asked, question)) => match self.begin_valid(asked, question, protocol, now, out) {
-                Begun::Reply => Step::Reply,
-                Begun::Ask(lookup) => {
-                    asking.0.push((lookup, recipient()));
-                    Step::Waiting
-                }
-            },
+            Ok((asked, question)) => self.begin_valid(asked, question, protocol, now, out, asking, recipient),
             Err(Invalid::Answered(asked, rcode)) => {
                 reply::bare_failure(out, asked, rcode);
                 if rcode == Rcode::FORMERR { Step::ReplyInvalid } else { Step::Reply }
@@ -235,85 +242,147 @@ impl Resolver {
         step
     }
 
-    /// Asks what a batch asks.
-    pub fn flush(self: &Arc<Self>, asking: &mut Asking) {
-        for (lookup, recipient) in asking.0.drain(..) {
-            let resolver = Arc::clone(self);
-            self.runtime.spawn(async move {
-                let mut reply = Vec::new();
-                resolver.finish(&lookup, &mut reply).await;
-                let mut outbox = Outbox::new();
-                outbox.push(&recipient, |out| out.extend(&reply));
-                outbox.flush();
-            });
-        }
-    }
-
+    #[expect(clippy::too_many_arguments, reason = "what a query is and what its answering needs, on one screen")]
     fn begin_valid(
-        &self,
+        self: &Arc<Self>,
         asked: Asked,
         question: Question<'_>,
         protocol: Protocol,
         now: Instant,
         out: &mut Vec<u8>,
-    ) -> Begun {
+        asking: &mut Asking,
+        recipient: impl FnOnce() -> Recipient,
+    ) -> Step {
         if asked.edns.is_some_and(|edns| edns.version != 0) {
             reply::failure(out, asked, question, Rcode::BADVERS, None);
-            return Begun::Reply;
-        }
-        let lower = LowerName::of(question.name());
-        match self.policy.judge(question, lower.name()) {
-            Verdict::Answer(own) => {
-                reply::own(out, asked, question, &own);
-                return Begun::Reply;
-            }
-            Verdict::Refuse(rcode) => {
-                reply::failure(out, asked, question, rcode, None);
-                return Begun::Reply;
-            }
-            Verdict::Forward => {}
+            return Step::Reply;
         }
         let limit = match protocol {
             Protocol::Udp => asked.udp_limit(),
             Protocol::Tcp => TCP_LIMIT,
         };
         let key = Key::of(asked, question);
-        if let Found::Fresh(hit) | Found::Failed(hit) = self.cache.get(&key, now.into_std()) {
-            reply::answer(out, asked, question, &hit.answer, hit.age, limit);
-            return Begun::Reply;
+        let stale = match self.cache.get(&key, now.into_std()) {
+            Found::Fresh(hit) => {
+                reply::answer(out, asked, question, &hit.answer, hit.age, limit);
+                self.groups[DEFAULT.0].sign_of_life();
+                if hit.refresh {
+                    self.refresh(asked, question, None, now, asking);
+                }
+                return Step::Reply;
+            }
+            Found::Failed(hit) => {
+                reply::answer(out, asked, question, &hit.answer, hit.age, limit);
+                return Step::Reply;
+            }
+            Found::Stale(hit) if !hit.refresh => {
+                reply::stale(out, asked, question, &hit.answer, limit);
+                return Step::Reply;
+            }
+            Found::Stale(hit) => Some(hit.answer),
+            Found::Missing => None,
+        };
+        let lower = LowerName::of(question.name());
+        let group = self.router.route(lower.name());
+        if let Some(step) = self.answer_here(asked, question, lower.name(), group, now, out, limit) {
+            return step;
         }
-        let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
+        if let Some(stale) = &stale
+            && self.groups[group.0].failing().is_some()
+        {
+            reply::stale(out, asked, question, stale, limit);
+            self.refresh(asked, question, Some(stale.clone()), now, asking);
+            return Step::Reply;
+        }
+        let Some(place) = self.place() else {
             let cause = ExtendedError { code: ExtendedError::OTHER, text: "overload".to_owned() };
             reply::failure(out, asked, question, Rcode::SERVFAIL, Some(&cause));
             self.count_dropped(Dropped::Overload);
-            return Begun::Reply;
+            return Step::Reply;
         };
-        let group = self.router.route(lower.name());
-        Begun::Ask(Box::new(Lookup { asked, question: question.as_bytes().into(), group, limit, _permit: permit }))
+        let subject = Subject { asked, question, group, stale };
+        let waiter = Waiter { asked, question: None, limit, recipient: recipient(), place };
+        if let Some(lookup) = self.lookups.join(self, subject, waiter) {
+            lookup.start(now, &mut asking.batch);
+        }
+        Step::Waiting
     }
 
-    /// Asks the upstream and appends the reply, whatever came of it, to the buffer.
-    async fn finish(&self, lookup: &Lookup, out: &mut Vec<u8>) {
-        let Some(question) = Question::starting(&lookup.question) else { return };
-        let start = out.len();
-        let began = Instant::now();
-        let outcome = self.groups[lookup.group.0].ask(lookup.asked, question, began + self.deadline).await;
-        match outcome {
-            Ok(answer) => {
-                self.cache.put(&Key::of(lookup.asked, question), lookup.asked, &answer, Instant::now().into_std());
-                reply::answer(out, lookup.asked, question, &answer, 0, lookup.limit);
-                debug!(name = %question.name(), qtype = question.qtype(), rcode = answer.rcode().as_str(), milliseconds = began.elapsed().as_millis(), "answered");
-            }
-            Err(failure) => {
-                reply::failure(out, lookup.asked, question, Rcode::SERVFAIL, Some(&failure.extended_error()));
-                debug!(name = %question.name(), qtype = question.qtype(), cause = %failure.cause, server = %failure.server, "not answered");
+    /// Sends what a batch has to ask.
+    pub fn flush(&self, asking: &mut Asking) {
+        asking.batch.flush();
+    }
+
+    /// What policy answers, and names below one that is known not to exist.
+    #[expect(clippy::too_many_arguments, reason = "what a reply takes")]
+    fn answer_here(
+        &self,
+        asked: Asked,
+        question: Question<'_>,
+        lower: Name<'_>,
+        group: GroupIndex,
+        now: Instant,
+        out: &mut Vec<u8>,
+        limit: usize,
+    ) -> Option<Step> {
+        match self.policy.judge(question, lower) {
+            Verdict::Answer(own) => reply::own(out, asked, question, &own),
+            Verdict::Refuse(rcode) => reply::failure(out, asked, question, rcode, None),
+            // RFC 8020 for public names alone: what a route's servers say of a name says nothing of those below it.
+            Verdict::Forward if group != DEFAULT => return None,
+            Verdict::Forward => {
+                let key = Key::of(asked, question);
+                let Hit { answer, age, .. } = self.cache.nothing_below(&key, now.into_std())?;
+                reply::answer(out, asked, question, &answer, age, limit);
             }
         }
-        self.count_response(&out[start..]);
+        Some(Step::Reply)
     }
 
-    fn count_response(&self, reply: &[u8]) {
-        let rcode = Rcode(read_u16(reply, 2).unwrap_or_default() & flag::RCODE).as_str();
-        self.metrics.responses.get_or_create(&RcodeLabel { rcode }).inc();
+    /// Asks for what the cache has, although nobody waits for it.
+    fn refresh(
+        self: &Arc<Self>,
+        asked: Asked,
+        question: Question<'_>,
+        stale: Option<Answer>,
+        now: Instant,
+        asking: &mut Asking,
+    ) {
+        let Some(place) = self.place() else { return };
+        let group = self.router.route(LowerName::of(question.name()).name());
+        let subject = Subject { asked, question, group, stale };
+        if let Some(lookup) = self.lookups.refresh(self, subject, place) {
+            lookup.start(now, &mut asking.batch);
+        }
+    }
+
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    pub(crate) fn group(&self, index: GroupIndex) -> &Group {
+        &self.groups[index.0]
+    }
+
+    pub(crate) fn lookups(&self) -> &Lookups {
+        &self.lookups
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Keeps an answer for those who ask later.
+    pub(crate) fn keep(&self, asked: Asked, question: Question<'_>, answer: &Answer) {
+        self.cache.put(&Key::of(asked, question), asked, answer, Instant::now().into_std());
+    }
+
+    /// Remembers for a while that a question got no answer.
+    pub(crate) fn keep_failure(&self, asked: Asked, question: Question<'_>, failure: &Answer) {
+        self.cache.put_failure(&Key::of(asked, question), failure, Instant::now().into_std());
     }
 }

@@ -1,17 +1,22 @@
 //! Asking servers.
 //!
 //! ```text
-//! group (which server, when to give up) ──► dot ──► connect (TCP, TLS, who is it) ──► connection (many queries in flight)
-//!                                       └─► plain (UDP again and again, then TCP)
+//! group (which server, when to ask another) ──► server ──► dot ──► connect (TCP, TLS, who is it) ──► connection (many queries in flight)
+//!   └─ choice, health                             └─► plain (UDP again and again, then TCP)
 //! ```
 
 pub mod cause;
+pub mod choice;
 pub mod connect;
 pub mod connection;
 pub mod dot;
 pub mod group;
+pub mod health;
 mod pins;
 pub mod plain;
+#[cfg(test)]
+pub(crate) mod scripted;
+pub mod server;
 
 /// A message id that a forger cannot guess (RFC 5452).
 pub(crate) fn random_id() -> u16 {

@@ -1,146 +1,370 @@
 //! One connection with many queries in flight (RFC 7766 §6.2.1.1): answers come in any order and are matched by id and
 //! question. Anything that reads and writes bytes will do, so that it can be tested in memory.
+//!
+//! Who asks writes: a query is framed and sent on the thread that has it, under a lock, without waking anybody. A task on
+//! the runtime, the driver, reads answers, finishes writes that the network would not take at once, tells who waits when
+//! an answer is late, and closes the connection when it is idle or the server has.
+
+mod driver;
+mod frames;
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::cause::Cause;
-use crate::wire;
-use crate::wire::query::{self, Privacy};
+use super::health::Health;
+use crate::replies::Outbox;
+use crate::wire::query::Privacy;
 use crate::wire::request::{Asked, Question};
-use crate::wire::response;
 
 /// Queries that wait for an answer on one connection; far below the 65,536 ids, so that a free one is found at once.
 const MAX_IN_FLIGHT: usize = 8_192;
 
-/// Queries that wait to be written.
-const QUEUE: usize = 256;
+/// What may wait to be written; with more, the server is not reading and takes no further query.
+const MAX_UNWRITTEN: usize = 2 << 20;
 
-/// What is gathered for one write before the queue has to wait.
-const WRITE_BATCH: usize = 16_384;
+/// Bytes in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-/// A handle to an open connection; it closes when the last handle is dropped, or the server closes it.
-#[derive(Debug, Clone)]
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Who waits for an answer.
+pub trait Asker: Send + Sync {
+    /// The answer came. Replies to clients that follow from it go into the outbox.
+    fn answered(self: Arc<Self>, attempt: Attempt, message: &[u8], now: Instant, outbox: &mut Outbox);
+    /// The answer is later than answers usually are; it may still come.
+    fn late(self: Arc<Self>, attempt: Attempt);
+    /// The connection ended without an answer.
+    fn failed(self: Arc<Self>, attempt: Attempt, cause: Cause);
+}
+
+/// One query to one server.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    /// The server's place in its group.
+    pub server: usize,
+    /// When it was asked.
+    pub sent: Instant,
+}
+
+/// A query to be sent.
+#[derive(Clone, Copy)]
+pub struct Query<'a> {
+    /// What of the client's query goes with the question.
+    pub asked: Asked,
+    /// The question.
+    pub question: Question<'a>,
+    /// When nobody waits for the answer any more.
+    pub until: Instant,
+}
+
+/// Why a connection does not take a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It has ended.
+    Closed,
+    /// As many queries wait for an answer as may, or too much waits to be written.
+    Full,
+}
+
+/// A handle to an open connection.
+#[derive(Clone)]
 pub struct Connection {
-    queries: mpsc::Sender<Pending>,
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
 struct Shared {
-    frames_heard: AtomicU64,
-    retire: Notify,
+    state: Mutex<State>,
+    closed: AtomicBool,
+    was_asked: AtomicBool,
+    answers_heard: AtomicU64,
+    health: Arc<Health>,
+    idle: Duration,
+    /// An answer has come, or the connection has ended: who waits for room looks again.
+    room: Notify,
 }
 
-#[derive(Debug)]
-struct Pending {
-    asked: Asked,
-    question: Box<[u8]>,
-    answer: oneshot::Sender<Result<Vec<u8>, Cause>>,
+/// What asking and driving share.
+struct State {
+    /// `None` once the connection has ended.
+    stream: Option<Box<dyn Stream>>,
+    privacy: Privacy,
+    in_flight: HashMap<u16, InFlight, BuildHasherDefault<IdHasher>>,
+    next_id: u16,
+    outgoing: Vec<u8>,
+    /// TLS holds back what the network did not take.
+    unflushed: bool,
+    /// A write failed; the driver ends the connection.
+    broken: Option<Cause>,
+    /// The driver is to look for late answers.
+    wants_alarm: bool,
+    /// The driver looks for late answers already.
+    alarm_is_set: bool,
+    last_asked: Instant,
+    driver: Option<Waker>,
 }
 
 struct InFlight {
+    asker: Arc<dyn Asker>,
     question: Box<[u8]>,
-    answer: oneshot::Sender<Result<Vec<u8>, Cause>>,
+    attempt: Attempt,
+    until: Instant,
+    told_late: bool,
+}
+
+/// Ids are unique and dense: they are their own hash.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u16(u16::from(*byte));
+        }
+    }
+
+    fn write_u16(&mut self, id: u16) {
+        // The table takes its control bits from the top, its place from the bottom.
+        self.0 = (self.0 << 16 | u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 impl Connection {
-    /// Takes over a stream on which TLS is done. `privacy` says whether queries are padded.
-    pub fn open<S>(stream: S, privacy: Privacy) -> Self
-    where
-        S: AsyncRead + AsyncWrite + Send + 'static,
-    {
-        let (queries, receiver) = mpsc::channel(QUEUE);
-        let shared = Arc::new(Shared::default());
-        tokio::spawn(run(stream, privacy, receiver, Arc::clone(&shared)));
-        Self { queries, shared }
+    /// Takes over a stream on which TLS is done. The future drives the connection until it ends; it has to be spawned.
+    /// After `idle` without a query the connection is closed; a server may wish for less (RFC 7828).
+    pub fn open(
+        stream: impl Stream + 'static,
+        privacy: Privacy,
+        health: Arc<Health>,
+        idle: Duration,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let state = State {
+            stream: Some(Box::new(stream)),
+            privacy,
+            in_flight: HashMap::default(),
+            next_id: super::random_id(),
+            outgoing: Vec::new(),
+            unflushed: false,
+            broken: None,
+            wants_alarm: false,
+            alarm_is_set: false,
+            last_asked: Instant::now(),
+            driver: None,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            closed: AtomicBool::new(false),
+            was_asked: AtomicBool::new(false),
+            answers_heard: AtomicU64::new(0),
+            health,
+            idle,
+            room: Notify::new(),
+        });
+        (Self { shared: Arc::clone(&shared) }, driver::drive(shared))
     }
 
     /// Whether the connection can take no more queries.
     pub fn is_closed(&self) -> bool {
-        self.queries.is_closed()
+        self.shared.closed.load(Ordering::Acquire)
     }
 
-    /// How many messages have come in; a query that timed out while this stood still was asked of a dead connection.
-    pub fn frames_heard(&self) -> u64 {
-        self.shared.frames_heard.load(Ordering::Relaxed)
+    /// Whether both are handles to one connection.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Closes the connection; what is in flight ends with [`Cause::ConnectionClosed`] and can be asked elsewhere.
-    pub fn retire(&self) {
-        self.shared.retire.notify_one();
+    /// Whether any query was put in.
+    pub fn was_asked(&self) -> bool {
+        self.shared.was_asked.load(Ordering::Relaxed)
     }
 
-    /// Asks, and waits for the answer's message. Dropping the future gives the question up.
-    pub async fn exchange(&self, asked: Asked, question: Question<'_>) -> Result<Vec<u8>, Cause> {
-        let (answer, answered) = oneshot::channel();
-        let pending = Pending { asked, question: question.as_bytes().into(), answer };
-        self.queries.send(pending).await.map_err(|_| Cause::ConnectionClosed)?;
-        answered.await.map_err(|_| Cause::ConnectionClosed)?
+    /// How many answers have come in.
+    pub fn answers_heard(&self) -> u64 {
+        self.shared.answers_heard.load(Ordering::Relaxed)
     }
-}
 
-/// Serves one connection until it ends, then tells everybody who waits.
-async fn run<S>(stream: S, privacy: Privacy, mut queries: mpsc::Receiver<Pending>, shared: Arc<Shared>)
-where
-    S: AsyncRead + AsyncWrite,
-{
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let mut state = State {
-        privacy,
-        in_flight: HashMap::new(),
-        incoming: Vec::new(),
-        outgoing: Vec::new(),
-        next_id: super::random_id(),
-    };
-    let mut unflushed = false;
-    let cause = loop {
-        let to_write = !state.outgoing.is_empty();
-        let room = state.outgoing.len() < WRITE_BATCH && state.in_flight.len() < MAX_IN_FLIGHT;
-        tokio::select! {
-            read = reader.read_buf(&mut state.incoming) => match read {
-                Ok(0) => break Cause::ConnectionClosed,
-                Ok(_) => state.take_frames(&shared),
-                Err(error) => break ended_by(&error),
-            },
-            written = write_on(&mut writer, &state.outgoing), if to_write || unflushed => match written {
-                Ok(Written::Some(count)) => { state.outgoing.drain(..count); unflushed = true; }
-                Ok(Written::All) => unflushed = false,
-                Err(error) => break ended_by(&error),
-            },
-            pending = queries.recv(), if room => match pending {
-                Some(pending) => state.enqueue(pending, &mut queries),
-                None => break Cause::ConnectionClosed,
-            },
-            () = shared.retire.notified() => break Cause::ConnectionClosed,
+    /// Puts a query into the next write. Once taken, the asker hears of it exactly once: answered or failed, unless the
+    /// query's time is over first.
+    pub fn enqueue(&self, query: Query<'_>, attempt: Attempt, asker: Arc<dyn Asker>) -> Result<(), NotTaken> {
+        let window = self.shared.health.window();
+        let taken = self.shared.lock().enqueue(query, attempt, asker, window);
+        if matches!(taken, Err(NotTaken::Closed)) {
+            self.shared.closed.store(true, Ordering::Release);
         }
-    };
-    queries.close();
-    let waiting = state.in_flight.into_values().map(|in_flight| in_flight.answer);
-    for answer in waiting.chain(std::iter::from_fn(|| queries.try_recv().ok()).map(|pending| pending.answer)) {
-        let _ = answer.send(Err(cause)); // who gave up waiting needs no answer
+        let waker = taken?;
+        self.shared.was_asked.store(true, Ordering::Relaxed);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
     }
-    let _ = writer.shutdown().await; // the connection is over either way
+
+    /// Writes what was put in: everything in one TLS record, as far as that is long enough, and in one write.
+    pub fn flush(&self) {
+        let mut state = self.shared.lock();
+        let written = state.write(&mut Context::from_waker(Waker::noop()));
+        let needs_driver = match written {
+            Poll::Ready(Ok(())) => false,
+            Poll::Ready(Err(error)) => {
+                state.broken = Some(ended_by(&error));
+                true
+            }
+            Poll::Pending => true,
+        };
+        let waker = if needs_driver { state.driver.take() } else { None };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Asks, once there is room, and waits for the answer's message and how long it took. `None` where the connection ended
+    /// before the query was sent. Dropping the future gives the question up.
+    pub async fn exchange(&self, query: Query<'_>, server: usize) -> Option<Result<(Vec<u8>, Duration), Cause>> {
+        let (answer, answered) = oneshot::channel();
+        let asker = Arc::new(Waiting(Mutex::new(Some(answer))));
+        loop {
+            let room = self.shared.room.notified();
+            let attempt = Attempt { server, sent: Instant::now() };
+            match self.enqueue(query, attempt, Arc::<Waiting>::clone(&asker)) {
+                Ok(()) => break,
+                Err(NotTaken::Closed) => return None,
+                Err(NotTaken::Full) if timeout_at(query.until, room).await.is_ok() => {}
+                Err(NotTaken::Full) => return Some(Err(Cause::QueryTimedOut)),
+            }
+        }
+        self.flush();
+        match timeout_at(query.until, answered).await {
+            Ok(Ok(outcome)) => Some(outcome),
+            Ok(Err(_)) | Err(_) => Some(Err(Cause::QueryTimedOut)),
+        }
+    }
 }
 
-enum Written {
-    Some(usize),
-    All,
+/// One who waits in a task.
+struct Waiting(Mutex<Option<oneshot::Sender<Result<(Vec<u8>, Duration), Cause>>>>);
+
+impl Waiting {
+    fn tell(&self, outcome: Result<(Vec<u8>, Duration), Cause>) {
+        if let Some(answer) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = answer.send(outcome); // who gave up waiting needs no answer
+        }
+    }
 }
 
-/// Writes what is left, or, when nothing is, lets TLS send what it holds back. Giving up half-way loses nothing.
-async fn write_on(writer: &mut (impl AsyncWrite + Unpin), left: &[u8]) -> io::Result<Written> {
-    if left.is_empty() {
-        return writer.flush().await.map(|()| Written::All);
+impl Asker for Waiting {
+    fn answered(self: Arc<Self>, attempt: Attempt, message: &[u8], now: Instant, _: &mut Outbox) {
+        self.tell(Ok((message.to_vec(), now.saturating_duration_since(attempt.sent))));
     }
-    match writer.write(left).await? {
-        0 => Err(io::ErrorKind::WriteZero.into()),
-        count => Ok(Written::Some(count)),
+
+    fn late(self: Arc<Self>, _: Attempt) {}
+
+    fn failed(self: Arc<Self>, _: Attempt, cause: Cause) {
+        self.tell(Err(cause));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the connection and tells everybody who waits.
+    fn end(&self, cause: Cause) {
+        self.closed.store(true, Ordering::Release);
+        let (stream, in_flight) = {
+            let mut state = self.lock();
+            (state.stream.take(), std::mem::take(&mut state.in_flight))
+        };
+        drop(stream);
+        self.room.notify_waiters();
+        if !in_flight.is_empty() {
+            self.health.cut_short(in_flight.len());
+        }
+        for waiting in in_flight.into_values() {
+            waiting.asker.failed(waiting.attempt, cause);
+        }
+    }
+}
+
+impl State {
+    /// Frames a query. The driver's waker comes back when it has to look for late answers from now on.
+    fn enqueue(
+        &mut self,
+        query: Query<'_>,
+        attempt: Attempt,
+        asker: Arc<dyn Asker>,
+        window: usize,
+    ) -> Result<Option<Waker>, NotTaken> {
+        if self.stream.is_none() || self.broken.is_some() {
+            return Err(NotTaken::Closed);
+        }
+        if self.in_flight.len() >= window.min(MAX_IN_FLIGHT) || self.outgoing.len() >= MAX_UNWRITTEN {
+            return Err(NotTaken::Full);
+        }
+        while self.in_flight.contains_key(&self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
+        frames::write(&mut self.outgoing, self.next_id, query, self.privacy);
+        let question = query.question.as_bytes().into();
+        let waiting = InFlight { asker, question, attempt, until: query.until, told_late: false };
+        self.in_flight.insert(self.next_id, waiting);
+        self.next_id = self.next_id.wrapping_add(1);
+        self.last_asked = attempt.sent;
+        if self.alarm_is_set || self.wants_alarm {
+            return Ok(None);
+        }
+        self.wants_alarm = true;
+        Ok(self.driver.take())
+    }
+
+    /// Writes what waits, as far as the network takes it.
+    fn write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(stream) = self.stream.as_mut() else { return Poll::Ready(Ok(())) };
+        let mut written = 0;
+        let outcome = loop {
+            if written == self.outgoing.len() {
+                break Poll::Ready(Ok(()));
+            }
+            match Pin::new(&mut *stream).poll_write(context, &self.outgoing[written..]) {
+                Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(count)) => {
+                    written += count;
+                    self.unflushed = true;
+                }
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        self.outgoing.drain(..written);
+        if !self.unflushed || matches!(outcome, Poll::Ready(Err(_))) {
+            return outcome;
+        }
+        match Pin::new(stream).poll_flush(context) {
+            Poll::Ready(Ok(())) => {
+                self.unflushed = false;
+                outcome
+            }
+            other => other,
+        }
+    }
+
+    fn has_to_write(&self) -> bool {
+        self.unflushed || !self.outgoing.is_empty()
     }
 }
 
@@ -152,184 +376,5 @@ fn ended_by(error: &io::Error) -> Cause {
     }
 }
 
-struct State {
-    privacy: Privacy,
-    in_flight: HashMap<u16, InFlight>,
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
-    next_id: u16,
-}
-
-impl State {
-    /// Puts a query, and all that wait behind it, into the next write.
-    fn enqueue(&mut self, first: Pending, queries: &mut mpsc::Receiver<Pending>) {
-        let mut next = Some(first);
-        while let Some(pending) = next {
-            self.frame(pending);
-            let room = self.outgoing.len() < WRITE_BATCH && self.in_flight.len() < MAX_IN_FLIGHT;
-            next = if room { queries.try_recv().ok() } else { None };
-        }
-        if self.in_flight.len() >= MAX_IN_FLIGHT {
-            self.in_flight.retain(|_, waiting| !waiting.answer.is_closed());
-        }
-    }
-
-    fn frame(&mut self, pending: Pending) {
-        let Some(question) = Question::starting(&pending.question) else { return };
-        while self.in_flight.contains_key(&self.next_id) {
-            self.next_id = self.next_id.wrapping_add(1);
-        }
-        let start = self.outgoing.len();
-        self.outgoing.extend([0, 0]);
-        query::write(&mut self.outgoing, self.next_id, pending.asked, question, self.privacy);
-        let length = u16::try_from(self.outgoing.len() - start - 2).expect("a query is a few hundred octets");
-        self.outgoing[start..start + 2].copy_from_slice(&length.to_be_bytes());
-        self.in_flight.insert(self.next_id, InFlight { question: pending.question, answer: pending.answer });
-        self.next_id = self.next_id.wrapping_add(1);
-    }
-
-    /// Hands every whole message that has come (RFC 1035 §4.2.2) to who waits for it.
-    fn take_frames(&mut self, shared: &Shared) {
-        let mut at = 0;
-        while let Some(length) = wire::read_u16(&self.incoming, at) {
-            let Some(message) = self.incoming.get(at + 2..at + 2 + usize::from(length)) else { break };
-            shared.frames_heard.fetch_add(1, Ordering::Relaxed);
-            deliver(&mut self.in_flight, message);
-            at += 2 + usize::from(length);
-        }
-        self.incoming.drain(..at);
-    }
-}
-
-/// A message that nobody waits for, or that answers another question, is dropped: what was asked may still be answered.
-fn deliver(in_flight: &mut HashMap<u16, InFlight>, message: &[u8]) {
-    let Some(id) = wire::id(message) else { return };
-    let std::collections::hash_map::Entry::Occupied(entry) = in_flight.entry(id) else { return };
-    let fits = Question::starting(&entry.get().question).is_some_and(|question| response::answers(message, question));
-    if fits {
-        let _ = entry.remove().answer.send(Ok(message.to_vec())); // who gave up waiting needs no answer
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::flag;
-    use crate::wire::name::from_text;
-    use tokio::io::DuplexStream;
-
-    const ASKED: Asked = Asked { id: 1, flags: flag::RD, edns: None };
-
-    fn question(name: &str) -> Vec<u8> {
-        [from_text(name), vec![0, 1, 0, 1]].concat()
-    }
-
-    /// Asks in a task of its own.
-    fn ask(connection: &Connection, name: &str) -> tokio::task::JoinHandle<Result<Vec<u8>, Cause>> {
-        let (connection, bytes) = (connection.clone(), question(name));
-        tokio::spawn(async move { connection.exchange(ASKED, Question::starting(&bytes).unwrap()).await })
-    }
-
-    async fn read_query(server: &mut DuplexStream) -> Vec<u8> {
-        let length = server.read_u16().await.unwrap();
-        let mut message = vec![0; length.into()];
-        server.read_exact(&mut message).await.unwrap();
-        message
-    }
-
-    async fn send(server: &mut DuplexStream, message: &[u8]) {
-        server.write_u16(u16::try_from(message.len()).unwrap()).await.unwrap();
-        server.write_all(message).await.unwrap();
-    }
-
-    fn response_to(query: &[u8]) -> Vec<u8> {
-        let question = Question::starting(&query[wire::HEADER..]).unwrap();
-        let mut message = vec![query[0], query[1], 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-        message.extend(question.as_bytes());
-        message
-    }
-
-    fn open() -> (Connection, DuplexStream) {
-        let (client, server) = tokio::io::duplex(65_536);
-        (Connection::open(client, Privacy::Encrypted), server)
-    }
-
-    #[tokio::test]
-    async fn answers_find_their_questions_in_whatever_order_they_come() {
-        let (connection, mut server) = open();
-        let (first, second) = (ask(&connection, "a.example"), ask(&connection, "b.example"));
-        let queries = [read_query(&mut server).await, read_query(&mut server).await];
-        for query in queries.iter().rev() {
-            send(&mut server, &response_to(query)).await;
-        }
-        let (first, second) = (first.await.unwrap().unwrap(), second.await.unwrap().unwrap());
-        assert_eq!(first[wire::HEADER..], question("a.example"));
-        assert_eq!(second[wire::HEADER..], question("b.example"));
-    }
-
-    #[tokio::test]
-    async fn a_message_with_another_id_or_question_is_not_taken_for_the_answer() {
-        let (connection, mut server) = open();
-        let asked = ask(&connection, "a.example");
-        let query = read_query(&mut server).await;
-        let mut wrong_id = response_to(&query);
-        wrong_id[0] ^= 0xff;
-        let mut wrong_question = response_to(&query);
-        wrong_question[wire::HEADER + 1] = b'x';
-        for message in [&wrong_id, &wrong_question, &query, &vec![0; 3], &response_to(&query)] {
-            send(&mut server, message).await;
-        }
-        assert_eq!(asked.await.unwrap().unwrap(), response_to(&query));
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_comes_in_single_octets_is_put_together() {
-        let (connection, mut server) = open();
-        let asked = ask(&connection, "a.example");
-        let response = response_to(&read_query(&mut server).await);
-        let length = u16::try_from(response.len()).unwrap().to_be_bytes();
-        for byte in length.iter().chain(&response) {
-            server.write_all(&[*byte]).await.unwrap();
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(asked.await.unwrap().unwrap(), response);
-    }
-
-    #[tokio::test]
-    async fn when_the_connection_ends_everybody_who_waits_is_told() {
-        let (connection, mut server) = open();
-        let asked = [ask(&connection, "a.example"), ask(&connection, "b.example")];
-        read_query(&mut server).await;
-        drop(server);
-        for one in asked {
-            assert_eq!(one.await.unwrap(), Err(Cause::ConnectionClosed));
-        }
-        let bytes = question("c.example");
-        let late = connection.exchange(ASKED, Question::starting(&bytes).unwrap()).await;
-        assert_eq!(late, Err(Cause::ConnectionClosed));
-        assert!(connection.is_closed());
-    }
-
-    #[tokio::test]
-    async fn a_retired_connection_lets_go_of_what_is_in_flight() {
-        let (connection, mut server) = open();
-        let asked = ask(&connection, "a.example");
-        read_query(&mut server).await;
-        connection.retire();
-        assert_eq!(asked.await.unwrap(), Err(Cause::ConnectionClosed));
-    }
-
-    #[tokio::test]
-    async fn reading_goes_on_while_the_server_takes_no_more() {
-        let (client, mut server) = tokio::io::duplex(256);
-        let connection = Connection::open(client, Privacy::Encrypted);
-        let asked: Vec<_> = (0..50).map(|index| ask(&connection, &format!("n{index}.example"))).collect();
-        for _ in 0..50 {
-            let response = response_to(&read_query(&mut server).await);
-            send(&mut server, &response).await;
-        }
-        for one in asked {
-            assert!(one.await.unwrap().is_ok());
-        }
-    }
-}
+mod tests;

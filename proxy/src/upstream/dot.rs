@@ -1,21 +1,26 @@
-//! A server reached by DNS over TLS (RFC 7858): one connection, opened ahead of the first query, kept open, and opened
-//! again when it has ended.
+//! A server reached by DNS over TLS (RFC 7858): one connection, opened ahead of the first query, closed when idle, and
+//! opened again at the first sign of life; a fresh one takes its place when it has gone silent.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dot_proxy_config::TlsServer;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::cause::Cause;
 use super::connect::Tls;
-use super::connection::Connection;
+use super::connection::{Connection, Query, Stream};
+use super::health::Health;
 use crate::wire::query::Privacy;
-use crate::wire::request::{Asked, Question};
 
-/// After a failed attempt to connect, queries fail at once for so long, so that an outage is not a storm of handshakes.
-const BACKOFF: Duration = Duration::from_millis(200);
+/// Connections in a row that ended without one answer, after which the server counts as failing.
+const BARREN: u32 = 3;
+
+/// A pause that a query waits for, rather than to fail.
+const SHORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A server, and the connection to it if there is one.
 #[derive(Clone)]
@@ -23,79 +28,223 @@ pub struct Dot {
     shared: Arc<Shared>,
 }
 
+/// Reaches a server, and has it prove who it is. What it gives reads and writes bytes; tests put memory in its place.
+pub trait Connect: Send + Sync {
+    /// Connects.
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, Cause>> + Send + '_>>;
+}
+
+/// Reaches a server over TLS.
+pub struct OverTls {
+    /// Whom to trust.
+    pub tls: Tls,
+    /// The server.
+    pub server: TlsServer,
+}
+
+impl Connect for OverTls {
+    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, Cause>> + Send + '_>> {
+        Box::pin(async {
+            let stream = self.tls.connect(&self.server).await?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
+}
+
 struct Shared {
-    server: TlsServer,
-    tls: Tls,
+    connect: Box<dyn Connect>,
+    idle: Duration,
+    health: Arc<Health>,
+    /// Set when there is no open connection, so that the next sign of life opens one.
+    dormant: AtomicBool,
+    /// The last connection was used. One that was opened ahead and closed unused is not opened ahead again.
+    worth_opening: AtomicBool,
     state: Mutex<State>,
+}
+
+struct State {
+    open: Option<Open>,
+    connecting: Option<Attempt>,
+    /// Connections that ended without one answer, one after the other.
+    barren: u32,
+    last_failure: Cause,
+}
+
+struct Open {
+    connection: Connection,
+    since: Instant,
+}
+
+/// A connection, or an attempt that is under way.
+enum Connected {
+    Already(Connection),
+    Soon(Attempt),
 }
 
 /// What an attempt to connect came to; `None` while it is under way.
 type Attempt = watch::Receiver<Option<Result<Connection, Cause>>>;
 
-enum State {
-    Closed,
-    Connecting(Attempt),
-    Open(Connection),
-    Failed { cause: Cause, until: Instant },
+/// Which connection will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The open one.
+    Any,
+    /// One that is younger than this: the one before has gone silent.
+    YoungerThan(Duration),
 }
 
 impl Dot {
-    /// A server that is not yet connected to.
-    pub fn new(server: TlsServer, tls: Tls) -> Self {
-        Self { shared: Arc::new(Shared { server, tls, state: Mutex::new(State::Closed) }) }
+    /// A server that is not yet connected to. A connection without queries for `idle` is closed.
+    pub fn new(connect: impl Connect + 'static, idle: Duration) -> Self {
+        let state = State { open: None, connecting: None, barren: 0, last_failure: Cause::ConnectionClosed };
+        let shared = Shared {
+            connect: Box::new(connect),
+            idle,
+            health: Arc::default(),
+            dormant: AtomicBool::new(true),
+            worth_opening: AtomicBool::new(true),
+            state: Mutex::new(state),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// Opens the connection ahead of the first query; what comes of it is for the first query to find.
-    pub fn warm_up(&self) {
-        let dot = self.clone();
-        tokio::spawn(async move { dot.connection().await.map(drop) });
+    /// What is known of the server.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.shared.health
     }
 
-    /// Asks, on the open connection or a fresh one, and waits for the answer until then.
-    pub async fn exchange(&self, asked: Asked, question: Question<'_>, until: Instant) -> Result<Vec<u8>, Cause> {
-        let connection = timeout_at(until, self.connection()).await.unwrap_or(Err(Cause::ConnectionTimedOut))?;
-        let heard_before = connection.frames_heard();
-        let exchanged = timeout_at(until, connection.exchange(asked, question)).await;
-        if exchanged.is_err() && connection.frames_heard() == heard_before {
-            // Nothing at all came in: the connection is dead, and the next query gets a fresh one.
-            connection.retire();
-        }
-        exchanged.unwrap_or(Err(Cause::QueryTimedOut))
+    /// The open connection, if there is one.
+    pub fn ready(&self) -> Option<Connection> {
+        self.shared.lock().open(Which::Any)
     }
 
-    async fn connection(&self) -> Result<Connection, Cause> {
-        let mut attempt = {
-            let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-            match &*state {
-                State::Open(connection) if !connection.is_closed() => return Ok(connection.clone()),
-                State::Failed { cause, until } if Instant::now() < *until => return Err(*cause),
-                State::Connecting(attempt) if attempt.has_changed().is_ok() => attempt.clone(),
-                // An attempt whose task is gone without an outcome has panicked: it must not be waited for for ever.
-                State::Open(_) | State::Failed { .. } | State::Connecting(_) | State::Closed => {
-                    let attempt = self.attempt();
-                    *state = State::Connecting(attempt.clone());
-                    attempt
-                }
+    /// Whether no connection is open or being opened. True once only, until that changes: who is told opens one.
+    pub fn wants_connection(&self) -> bool {
+        self.shared.dormant.load(Ordering::Relaxed) && self.shared.dormant.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether there is no connection, and a sign of life is reason enough to open one.
+    pub fn is_dormant(&self) -> bool {
+        self.shared.dormant.load(Ordering::Relaxed) && self.shared.worth_opening.load(Ordering::Relaxed)
+    }
+
+    /// Asks, and waits for the answer and how long it took since it was asked.
+    pub async fn exchange(&self, query: Query<'_>, server: usize, which: Which) -> Result<(Vec<u8>, Duration), Cause> {
+        loop {
+            let connected = timeout_at(query.until, self.connection(which)).await;
+            let connection = connected.unwrap_or(Err(Cause::ConnectionTimedOut))?;
+            if let Some(exchanged) = connection.exchange(query, server).await {
+                return exchanged;
             }
+        }
+    }
+
+    /// The open connection, or one that is being opened. The server is left alone while it is paused after a failure; a
+    /// short pause is waited for.
+    pub async fn connection(&self, which: Which) -> Result<Connection, Cause> {
+        let now = Instant::now();
+        if let Some(end) = self.shared.health.paused_until(now)
+            && end <= now + SHORT_PAUSE
+        {
+            sleep_until(end).await;
+        }
+        let mut attempt = match self.open_or_attempt(which)? {
+            Connected::Already(connection) => return Ok(connection),
+            Connected::Soon(attempt) => attempt,
         };
         let outcome = attempt.wait_for(Option::is_some).await.map_err(|_| Cause::ConnectionClosed)?;
         outcome.clone().unwrap_or(Err(Cause::ConnectionClosed))
     }
 
-    /// Connects in a task of its own, so that a query which gives up does not undo the attempt for the others.
+    fn open_or_attempt(&self, which: Which) -> Result<Connected, Cause> {
+        let mut state = self.shared.lock();
+        if let Some(connection) = state.open(which) {
+            return Ok(Connected::Already(connection));
+        }
+        // An attempt whose task is gone without an outcome must not be waited for for ever.
+        let alive = |attempt: &&Attempt| attempt.has_changed().is_ok() || attempt.borrow().is_some();
+        if let Some(attempt) = state.connecting.as_ref().filter(alive) {
+            return Ok(Connected::Soon(attempt.clone()));
+        }
+        if self.shared.health.paused_until(Instant::now()).is_some() {
+            return Err(self.shared.health.failing().unwrap_or(state.last_failure));
+        }
+        let attempt = self.attempt();
+        state.connecting = Some(attempt.clone());
+        Ok(Connected::Soon(attempt))
+    }
+
+    /// Connects in a task of its own, so that a query which gives up does not undo the attempt for the others; the task
+    /// then serves the connection.
     fn attempt(&self) -> Attempt {
         let (tell, attempt) = watch::channel(None);
         let shared = Arc::clone(&self.shared);
+        shared.dormant.store(false, Ordering::Release);
         tokio::spawn(async move {
-            let connected = shared.tls.connect(&shared.server).await;
-            let outcome = connected.map(|stream| Connection::open(stream, Privacy::Encrypted));
-            let state = match &outcome {
-                Ok(connection) => State::Open(connection.clone()),
-                Err(cause) => State::Failed { cause: *cause, until: Instant::now() + BACKOFF },
-            };
-            *shared.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
-            let _ = tell.send(Some(outcome)); // nobody may be waiting any more
+            match shared.connect.connect().await {
+                Ok(stream) => {
+                    let (connection, driver) =
+                        Connection::open(stream, Privacy::Encrypted, Arc::clone(&shared.health), shared.idle);
+                    shared.opened(&connection);
+                    let _ = tell.send(Some(Ok(connection.clone()))); // nobody may be waiting any more
+                    drop(tell);
+                    driver.await;
+                    shared.ended(&connection);
+                }
+                Err(cause) => {
+                    shared.failed(cause);
+                    let _ = tell.send(Some(Err(cause)));
+                }
+            }
         });
         attempt
+    }
+}
+
+impl State {
+    fn open(&self, which: Which) -> Option<Connection> {
+        let open = self.open.as_ref().filter(|open| !open.connection.is_closed())?;
+        let will_do = match which {
+            Which::Any => true,
+            Which::YoungerThan(age) => open.since.elapsed() < age,
+        };
+        will_do.then(|| open.connection.clone())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self, connection: &Connection) {
+        let mut state = self.lock();
+        state.connecting = None;
+        state.open = Some(Open { connection: connection.clone(), since: Instant::now() });
+        if state.barren < BARREN {
+            self.health.reached();
+        }
+    }
+
+    fn failed(&self, cause: Cause) {
+        self.health.failed(cause, Instant::now());
+        let mut state = self.lock();
+        state.connecting = None;
+        state.last_failure = cause;
+        self.dormant.store(state.open.is_none(), Ordering::Release);
+    }
+
+    fn ended(&self, connection: &Connection) {
+        self.worth_opening.store(connection.was_asked(), Ordering::Relaxed);
+        let mut state = self.lock();
+        let fruitless = connection.was_asked() && connection.answers_heard() == 0;
+        state.barren = if fruitless { state.barren.saturating_add(1) } else { 0 };
+        if state.barren >= BARREN {
+            self.health.failed(Cause::ConnectionClosed, Instant::now());
+        }
+        if state.open.as_ref().is_some_and(|open| open.connection.is(connection)) {
+            state.open = None;
+            self.dormant.store(state.connecting.is_none(), Ordering::Release);
+        }
     }
 }

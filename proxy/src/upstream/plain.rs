@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
@@ -13,13 +14,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::cause::Cause;
-use super::connection::Connection;
+use super::connection::{Connection, Query};
 use crate::wire::query::{self, Privacy};
 use crate::wire::request::{Asked, Question};
 use crate::wire::{self, flag, response};
 
 /// How long an attempt may stay silent before the next one starts beside it.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// How long an answer over TCP is waited for; the query's own deadline comes first.
+const PATIENCE_OVER_TCP: Duration = Duration::from_secs(60);
 
 /// Longest UDP answer: more than we ask for, so that a server which ignores that is heard too.
 const LONGEST: usize = 4096;
@@ -121,5 +125,13 @@ async fn ask_udp(server: SocketAddr, asked: Asked, question: &[u8]) -> io::Resul
 async fn ask_tcp(server: SocketAddr, asked: Asked, question: &[u8]) -> Result<Heard, Cause> {
     let stream = TcpStream::connect(server).await.map_err(|error| Cause::of_connecting(&error))?;
     let question = Question::starting(question).ok_or(Cause::ResponseMalformed)?;
-    Connection::open(stream, Privacy::Plain).exchange(asked, question).await.map(Heard::Answer)
+    let (connection, driver) = Connection::open(stream, Privacy::Plain, Arc::default(), PATIENCE_OVER_TCP);
+    let query = Query { asked, question, until: Instant::now() + PATIENCE_OVER_TCP };
+    tokio::select! {
+        biased;
+        exchanged = connection.exchange(query, 0) => {
+            exchanged.unwrap_or(Err(Cause::ConnectionClosed)).map(|(message, _)| Heard::Answer(message))
+        }
+        () = driver => Err(Cause::ConnectionClosed),
+    }
 }

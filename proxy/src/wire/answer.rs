@@ -97,6 +97,16 @@ impl Answer {
         body.get(head.message + 2 * head.ttls..).unwrap_or_default()
     }
 
+    /// The INFO-CODEs of the upstream's extended errors.
+    pub fn error_codes(&self) -> impl Iterator<Item = u16> {
+        let mut options = self.extended_errors();
+        std::iter::from_fn(move || {
+            let (length, code) = (read_u16(options, 2)?, read_u16(options, 4)?);
+            options = options.get(4 + usize::from(length)..)?;
+            Some(code)
+        })
+    }
+
     /// How long it may be kept, in seconds; 0 means that it must not be.
     pub fn lifetime(&self) -> u32 {
         self.split().0.lifetime

@@ -1,0 +1,363 @@
+//! Questions on their way to an upstream, who waits for each, and how each comes to its end. Equal questions that are
+//! asked at the same time are one lookup.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use crate::cache::Key;
+use crate::replies::{Outbox, Recipient};
+use crate::resolve::Resolver;
+use crate::router::GroupIndex;
+use crate::upstream::cause::{Cause, Failure};
+use crate::upstream::connection::{Asker, Attempt, Query};
+use crate::upstream::group::{Batch, Before, Group};
+use crate::wire::reply;
+use crate::wire::request::{Asked, Question};
+use crate::wire::response::Answer;
+use crate::wire::{Rcode, flag};
+
+/// A client that could be answered stale waits so long for the fresh answer (RFC 8767 §5, the client response timer).
+const STALE_AFTER: Duration = Duration::from_millis(500);
+
+/// A question on its way.
+pub struct Lookup {
+    resolver: Arc<Resolver>,
+    asked: Asked,
+    question: Box<[u8]>,
+    /// The hash of its key.
+    hash: u64,
+    group: GroupIndex,
+    began: Instant,
+    deadline: Instant,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+/// What a lookup is of.
+pub struct Subject<'a> {
+    /// What of the first client's query goes with the question.
+    pub asked: Asked,
+    /// The question.
+    pub question: Question<'a>,
+    /// Who is asked.
+    pub group: GroupIndex,
+    /// What the cache has that is too old, if anything.
+    pub stale: Option<Answer>,
+}
+
+#[derive(Default)]
+struct State {
+    waiters: Vec<Waiter>,
+    stale: Option<Answer>,
+    /// A task sees to the lookup.
+    rescued: bool,
+    /// The attempt that was made at first has failed.
+    first_failed: Option<Cause>,
+    over: bool,
+    /// Holds a place among the queries in flight for a lookup that nobody waits for.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// How far a lookup had come when a task had to see to it.
+enum Stage {
+    NotAsked,
+    Asked(Attempt),
+    Unresolved(Attempt, Answer),
+}
+
+/// A client that waits.
+pub struct Waiter {
+    /// How its query was asked.
+    pub asked: Asked,
+    /// Its question, if that is not in the same letter case as the lookup's.
+    pub question: Option<Box<[u8]>>,
+    /// The longest reply that it takes, in bytes.
+    pub limit: usize,
+    /// Where its reply goes.
+    pub recipient: Recipient,
+    /// Its place among the queries in flight.
+    pub place: OwnedSemaphorePermit,
+}
+
+/// The lookups under way, by the hash of their keys.
+#[derive(Default)]
+pub struct Lookups {
+    by_key: Mutex<HashMap<u64, Arc<Lookup>>>,
+}
+
+impl Lookups {
+    /// Has a client wait for a lookup: that of the same question if there is one, else a new one, which is returned and
+    /// has to be started.
+    pub fn join(&self, resolver: &Arc<Resolver>, subject: Subject<'_>, waiter: Waiter) -> Option<Arc<Lookup>> {
+        let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
+        match by_key.entry(Key::of(subject.asked, subject.question).hash()) {
+            Entry::Occupied(lookup) if lookup.get().is_of(&subject) => {
+                lookup.get().wait(waiter, subject.question);
+                None
+            }
+            // Two keys of one hash: the second goes its own way, unseen.
+            Entry::Occupied(_) => Some(Lookup::new(resolver, subject, Some(waiter), None)),
+            Entry::Vacant(vacant) => {
+                Some(Arc::clone(vacant.insert(Lookup::new(resolver, subject, Some(waiter), None))))
+            }
+        }
+    }
+
+    /// A lookup that nobody waits for, unless the same is under way; it takes a place all the same.
+    pub fn refresh(
+        &self,
+        resolver: &Arc<Resolver>,
+        subject: Subject<'_>,
+        place: OwnedSemaphorePermit,
+    ) -> Option<Arc<Lookup>> {
+        let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
+        match by_key.entry(Key::of(subject.asked, subject.question).hash()) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => Some(Arc::clone(vacant.insert(Lookup::new(resolver, subject, None, Some(place))))),
+        }
+    }
+
+    fn remove(&self, lookup: &Lookup) {
+        let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(entry) = by_key.entry(lookup.hash)
+            && std::ptr::eq(Arc::as_ptr(entry.get()), lookup)
+        {
+            entry.remove();
+        }
+    }
+}
+
+impl Lookup {
+    fn new(
+        resolver: &Arc<Resolver>,
+        subject: Subject<'_>,
+        waiter: Option<Waiter>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Arc<Self> {
+        let Subject { asked, question, group, stale } = subject;
+        let began = Instant::now();
+        let waiters = waiter.into_iter().collect();
+        Arc::new(Self {
+            resolver: Arc::clone(resolver),
+            asked,
+            question: question.as_bytes().into(),
+            hash: Key::of(asked, question).hash(),
+            group,
+            began,
+            deadline: began + resolver.deadline(),
+            state: Mutex::new(State { waiters, stale, _place: place, ..State::default() }),
+            changed: Notify::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn question(&self) -> Question<'_> {
+        Question::starting(&self.question).expect("it was a question when the lookup was made")
+    }
+
+    fn group(&self) -> &Group {
+        self.resolver.group(self.group)
+    }
+
+    fn is_of(&self, subject: &Subject<'_>) -> bool {
+        let recursive = |asked: Asked| asked.has(flag::RD);
+        recursive(self.asked) == recursive(subject.asked)
+            && Key::of(self.asked, self.question()).is_of(subject.asked, subject.question)
+    }
+
+    fn wait(&self, mut waiter: Waiter, question: Question<'_>) {
+        if question.as_bytes() != &*self.question {
+            waiter.question = Some(question.as_bytes().into());
+        }
+        self.state().waiters.push(waiter);
+    }
+
+    /// Asks at once if a server has an open connection, else in a task.
+    pub fn start(self: &Arc<Self>, now: Instant, batch: &mut Batch) {
+        let query = Query { asked: self.asked, question: self.question(), until: self.deadline };
+        let asker: Arc<dyn Asker> = Arc::<Self>::clone(self);
+        if !self.group().start(query, &asker, now, batch) {
+            self.rescue(Stage::NotAsked);
+        }
+    }
+
+    /// Sees to the lookup in a task from now on, unless one does already.
+    fn rescue(self: &Arc<Self>, before: Stage) {
+        if std::mem::replace(&mut self.state().rescued, true) {
+            return;
+        }
+        let lookup = Arc::clone(self);
+        self.resolver.runtime().spawn(async move {
+            let mut outbox = Outbox::new();
+            let before = match before {
+                Stage::NotAsked => Before::Nothing,
+                Stage::Asked(attempt) => Before::Asked(attempt, Arc::clone(&lookup).first_failed()),
+                Stage::Unresolved(attempt, answer) => Before::Unresolved(attempt, answer),
+            };
+            let asking = lookup.group().ask(lookup.asked, lookup.question(), lookup.deadline, before);
+            let mut asking = std::pin::pin!(asking);
+            let outcome = tokio::select! {
+                outcome = &mut asking => outcome,
+                () = lookup.is_over() => return,
+                () = lookup.time_for_stale() => {
+                    lookup.answer_stale(&mut outbox);
+                    tokio::select! {
+                        outcome = asking => outcome,
+                        () = lookup.is_over() => return,
+                    }
+                }
+            };
+            lookup.conclude(outcome, &mut outbox);
+            outbox.flush();
+        });
+    }
+
+    /// Completes when the first attempt has failed.
+    async fn first_failed(self: Arc<Self>) -> Cause {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(cause) = self.state().first_failed {
+                return cause;
+            }
+            changed.await;
+        }
+    }
+
+    async fn is_over(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.state().over {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn time_for_stale(&self) {
+        if self.state().stale.is_none() {
+            std::future::pending::<()>().await;
+        }
+        sleep_until(self.began + STALE_AFTER).await;
+    }
+
+    /// Answers those who wait with what is too old; the lookup goes on, for those who ask next.
+    fn answer_stale(&self, outbox: &mut Outbox) {
+        let (waiters, stale) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.waiters), state.stale.clone())
+        };
+        if let Some(stale) = stale {
+            self.reply_to(&waiters, outbox, |out, waiter, question| {
+                reply::stale(out, waiter.asked, question, &stale, waiter.limit);
+            });
+        }
+        outbox.flush();
+    }
+
+    /// Ends the lookup: keeps the answer, and replies to those who wait. Only the first outcome counts.
+    fn conclude(&self, outcome: Result<Answer, Failure>, outbox: &mut Outbox) {
+        self.resolver.lookups().remove(self);
+        let (waiters, stale) = {
+            let mut state = self.state();
+            if std::mem::replace(&mut state.over, true) {
+                return;
+            }
+            (std::mem::take(&mut state.waiters), state.stale.take())
+        };
+        self.changed.notify_waiters();
+        self.log(&outcome);
+        let failed = outcome.as_ref().map_or(true, Answer::is_failure);
+        match (outcome, stale) {
+            (_, Some(stale)) if failed => self.reply_to(&waiters, outbox, |out, waiter, question| {
+                reply::stale(out, waiter.asked, question, &stale, waiter.limit);
+            }),
+            (Ok(answer), _) => {
+                self.resolver.keep(self.asked, self.question(), &answer);
+                self.reply_to(&waiters, outbox, |out, waiter, question| {
+                    reply::answer(out, waiter.asked, question, &answer, 0, waiter.limit);
+                });
+            }
+            (Err(failure), _) => {
+                let cause = failure.extended_error();
+                if failure.cause == Cause::QueryTimedOut && self.group().failing().is_none() {
+                    // It is this question that gets no answer: not to be asked for again at once (RFC 9520).
+                    let answer = Answer::failed(self.question(), Rcode::SERVFAIL, &cause);
+                    self.resolver.keep_failure(self.asked, self.question(), &answer);
+                }
+                self.reply_to(&waiters, outbox, |out, waiter, question| {
+                    reply::failure(out, waiter.asked, question, Rcode::SERVFAIL, Some(&cause));
+                });
+            }
+        }
+    }
+
+    fn reply_to(&self, waiters: &[Waiter], outbox: &mut Outbox, write: impl Fn(&mut Vec<u8>, &Waiter, Question<'_>)) {
+        for waiter in waiters {
+            let bytes = waiter.question.as_deref().unwrap_or(&self.question);
+            let Some(question) = Question::starting(bytes) else { continue };
+            outbox.push(&waiter.recipient, |out| {
+                let start = out.len();
+                write(out, waiter, question);
+                self.resolver.count_response(&out[start..]);
+            });
+        }
+    }
+
+    fn log(&self, outcome: &Result<Answer, Failure>) {
+        let question = self.question();
+        match outcome {
+            Ok(answer) => {
+                debug!(name = %question.name(), qtype = question.qtype(), rcode = answer.rcode().as_str(), milliseconds = self.began.elapsed().as_millis(), "answered");
+            }
+            Err(failure) => {
+                debug!(name = %question.name(), qtype = question.qtype(), cause = %failure.cause, server = %failure.server, "not answered");
+            }
+        }
+    }
+}
+
+impl Asker for Lookup {
+    fn answered(self: Arc<Self>, attempt: Attempt, message: &[u8], now: Instant, outbox: &mut Outbox) {
+        match self.group().read(attempt, message, self.question(), now) {
+            Ok(answer) if self.group().would_ask_another(&answer) && !self.state().rescued => {
+                self.rescue(Stage::Unresolved(attempt, answer));
+            }
+            Ok(answer) => self.conclude(Ok(answer), outbox),
+            Err(cause) => self.first_has_failed(attempt, cause),
+        }
+    }
+
+    fn late(self: Arc<Self>, attempt: Attempt) {
+        if !self.state().over {
+            self.rescue(Stage::Asked(attempt));
+        }
+    }
+
+    fn failed(self: Arc<Self>, attempt: Attempt, cause: Cause) {
+        self.group().failed(attempt, cause);
+        self.first_has_failed(attempt, cause);
+    }
+}
+
+impl Lookup {
+    fn first_has_failed(self: &Arc<Self>, attempt: Attempt, cause: Cause) {
+        {
+            let mut state = self.state();
+            if state.over {
+                return;
+            }
+            state.first_failed = Some(cause);
+        }
+        self.changed.notify_waiters();
+        self.rescue(Stage::Asked(attempt));
+    }
+}

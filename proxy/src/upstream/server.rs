@@ -1,0 +1,189 @@
+//! One server of a group: its transport, its health, and what is counted and logged of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::cause::Cause;
+use super::connection::Query;
+use super::dot::{Dot, Which};
+use super::health::Health;
+use super::plain::Plain;
+
+/// While a failure goes on, the log repeats it at most so often.
+const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// How a server is reached.
+#[derive(Clone)]
+pub enum Transport {
+    /// DNS over TLS.
+    Dot(Dot),
+    /// Plain DNS.
+    Plain(Plain),
+}
+
+/// What is counted of servers.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    queries: Family<ServerLabels, Counter>,
+    failures: Family<FailureLabels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServerLabels {
+    group: Arc<str>,
+    server: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    group: Arc<str>,
+    server: Arc<str>,
+    cause: Cause,
+}
+
+/// One server of a group.
+pub struct Server {
+    /// Its place in the group.
+    pub index: usize,
+    /// As it was configured.
+    pub url: Arc<str>,
+    /// How it is reached.
+    pub transport: Transport,
+    /// What is known of it.
+    pub health: Arc<Health>,
+    group: Arc<str>,
+    queries: Counter,
+    failures: Family<FailureLabels, Counter>,
+    failure_is_logged: AtomicBool,
+    logged: Mutex<Option<Logged>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Logged {
+    cause: Cause,
+    at: Instant,
+    failures_since: u64,
+}
+
+impl Metrics {
+    /// Makes the counters known to the registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("upstream_queries", "Queries sent to upstream servers", self.queries.clone());
+        registry.register("upstream_failures", "Exchanges with upstream servers that failed", self.failures.clone());
+    }
+}
+
+impl Server {
+    /// The server at this place of this group.
+    pub fn new(group: &Arc<str>, index: usize, url: &str, transport: Transport, metrics: &Metrics) -> Self {
+        let url: Arc<str> = url.into();
+        let labels = ServerLabels { group: Arc::clone(group), server: Arc::clone(&url) };
+        let health = match &transport {
+            Transport::Dot(dot) => Arc::clone(dot.health()),
+            Transport::Plain(_) => Arc::default(),
+        };
+        Self {
+            index,
+            url,
+            transport,
+            health,
+            group: Arc::clone(group),
+            queries: metrics.queries.get_or_create_owned(&labels),
+            failures: metrics.failures.clone(),
+            failure_is_logged: AtomicBool::new(false),
+            logged: Mutex::new(None),
+        }
+    }
+
+    /// Asks, and waits for the answer's message.
+    pub async fn exchange(&self, query: Query<'_>, which: Which) -> Result<Vec<u8>, Cause> {
+        self.asked();
+        let outcome = match &self.transport {
+            Transport::Dot(dot) => dot.exchange(query, self.index, which).await,
+            Transport::Plain(plain) => {
+                let began = Instant::now();
+                let exchanged = plain.exchange(query.asked, query.question, query.until).await;
+                exchanged.map(|message| (message, began.elapsed()))
+            }
+        };
+        match outcome {
+            Ok((message, latency)) => {
+                self.answered(latency, Instant::now());
+                Ok(message)
+            }
+            Err(cause) => {
+                self.failed(cause);
+                Err(cause)
+            }
+        }
+    }
+
+    /// Opens the connection in the background; a failure is logged like that of a query.
+    pub fn connect(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+        let server = Arc::clone(self);
+        runtime.spawn(async move {
+            let Transport::Dot(dot) = &server.transport else { return };
+            match dot.connection(Which::Any).await {
+                Ok(_) => server.is_back(),
+                Err(cause) => server.log_failure(cause),
+            }
+        });
+    }
+
+    /// A query was sent.
+    pub fn asked(&self) {
+        self.queries.inc();
+    }
+
+    /// An answer came.
+    pub fn answered(&self, latency: Duration, now: Instant) {
+        if let Transport::Plain(_) = self.transport {
+            self.health.heard(now);
+        }
+        self.health.measured(latency, now);
+        self.is_back();
+    }
+
+    /// No answer came, for this cause.
+    pub fn failed(&self, cause: Cause) {
+        // Of a server reached over TLS, what becomes of its connections tells more than what becomes of one query.
+        if let Transport::Plain(_) = self.transport {
+            self.health.failed(cause, Instant::now());
+        }
+        let labels = FailureLabels { group: Arc::clone(&self.group), server: Arc::clone(&self.url), cause };
+        self.failures.get_or_create(&labels).inc();
+        self.log_failure(cause);
+    }
+
+    fn is_back(&self) {
+        if self.failure_is_logged.load(Ordering::Relaxed) && self.failure_is_logged.swap(false, Ordering::AcqRel) {
+            *self.logged.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            info!(server = %self.url, "upstream answers again");
+        }
+    }
+
+    /// Logs a failure when it begins, when its cause changes, and now and then while it goes on.
+    fn log_failure(&self, cause: Cause) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(logged) = &mut *logged
+            && logged.cause == cause
+            && now < logged.at + LOG_AGAIN_AFTER
+        {
+            logged.failures_since += 1;
+            return;
+        }
+        let failures_not_logged = logged.map_or(0, |logged| logged.failures_since);
+        *logged = Some(Logged { cause, at: now, failures_since: 0 });
+        self.failure_is_logged.store(true, Ordering::Release);
+        warn!(%cause, server = %self.url, group = %self.group, failures_not_logged, "upstream failed");
+    }
+}
