@@ -3,9 +3,11 @@
 use hickory_proto::rr::RecordType;
 use tokio::net::TcpStream;
 
+use crate::authority::Authority;
 use crate::client::{query, receive, send};
-use crate::proxy::Proxy;
-use crate::server::{Authority, Reaction, Server};
+use crate::proxy::{Proxy, Written};
+use crate::reaction::Reaction;
+use crate::server::Server;
 
 #[tokio::test]
 async fn one_connection_serves_any_number_of_valid_queries() {
@@ -59,7 +61,8 @@ async fn the_first_invalid_input_ends_the_connection_once_the_replies_owed_are_s
 async fn beyond_the_limit_of_connections_the_newest_is_closed_and_the_first_lives() {
     let authority = Authority::new();
     let server = Server::tls(&authority).await;
-    let proxy = Proxy::listening(&[&server.url()], &authority, ", connections: 1", "");
+    let proxy =
+        Proxy::written(&[&server.url()], &authority, &Written { listen: "connections: 1", ..Written::default() });
     let mut first = TcpStream::connect(proxy.address).await.unwrap();
     for id in 0..2 {
         send(&mut first, &query(id, "www.example.com.", RecordType::A)).await;

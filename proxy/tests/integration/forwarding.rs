@@ -4,9 +4,11 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use tokio::net::TcpStream;
 
+use crate::authority::Authority;
 use crate::client::{ask, ask_type, query, receive, send};
 use crate::proxy::Proxy;
-use crate::server::{Authority, Reaction, Server};
+use crate::reaction::Reaction;
+use crate::server::Server;
 
 #[tokio::test]
 async fn a_query_is_answered_over_udp_and_the_next_one_from_the_cache() {

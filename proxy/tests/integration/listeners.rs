@@ -11,9 +11,11 @@ use hickory_proto::rr::RecordType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
+use crate::authority::Authority;
 use crate::client::{ask, query, receive, send};
 use crate::proxy::Proxy;
-use crate::server::{Authority, Reaction, Server};
+use crate::reaction::Reaction;
+use crate::server::Server;
 
 /// A proxy whose upstream cannot be reached: `localhost` is answered all the same.
 fn alone(more: &str) -> Proxy {

@@ -1,15 +1,37 @@
-//! The proxy as a whole, over real sockets and real TLS: in this process, against servers that do what a test tells them,
-//! and as the program that users start.
+//! The proxy as a whole, over real sockets and real TLS: in this process, against servers that do what a test tells them
+//! and against a real resolver, and as the program that users start.
 
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::panic, reason = "a test program: what is wrong ends it")]
 
+// What the tests are made of: clients, the proxy, servers.
+mod answers;
+mod authority;
+mod blackhole;
 mod client;
+mod conversation;
+mod load;
+mod proxy;
+mod reaction;
+mod server;
+mod unbound;
+mod wait;
+
+// The tests.
+mod bounds;
+mod caching;
+mod connection_faults;
 mod connections;
+mod differential;
 mod failures;
 mod forwarding;
+mod frozen;
+mod groups;
+mod idle;
 mod listeners;
+mod odd_answers;
 mod program;
-mod proxy;
+mod queries;
+mod replies;
 mod routes;
-mod server;
+mod strategies;
 mod strictness;

@@ -10,7 +10,19 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::server::{Authority, Server};
+use crate::authority::Authority;
+use crate::server::Server;
+
+/// What a configuration says beside its servers, in YAML.
+#[derive(Default)]
+pub struct Written<'a> {
+    /// More fields of `listen`.
+    pub listen: &'a str,
+    /// More fields of `upstream`.
+    pub upstream: &'a str,
+    /// More parts, a line each.
+    pub more: &'a str,
+}
 
 pub struct Proxy {
     pub address: SocketAddr,
@@ -27,17 +39,18 @@ impl Proxy {
 
     /// A proxy that asks these servers, trusts this authority, and has these lines of YAML beside.
     pub fn with(servers: &[&str], authority: &Authority, more: &str) -> Self {
-        Self::listening(servers, authority, "", more)
+        Self::written(servers, authority, &Written { more, ..Written::default() })
     }
 
-    /// The same, with more fields of `listen`.
-    pub fn listening(servers: &[&str], authority: &Authority, listen: &str, more: &str) -> Self {
-        let pem = authority.pem().replace('\n', "\\n");
+    /// The same, with all that a configuration can say beside.
+    pub fn written(servers: &[&str], authority: &Authority, written: &Written<'_>) -> Self {
+        let ca = authority.pem().replace('\n', "\\n");
+        let Written { listen, upstream, more } = written;
         let yaml = format!(
-            "listen: {{host: 127.0.0.1, port: 0{listen}}}\nadmin: {{address: \"127.0.0.1:0\"}}\nupstream: {{servers: {servers:?}, ca: \"{pem}\"}}\n{more}"
+            "listen: {{host: 127.0.0.1, port: 0, {listen}}}\nadmin: {{address: \"127.0.0.1:0\"}}\nupstream: {{servers: {servers:?}, ca: \"{ca}\", {upstream}}}\n{more}"
         );
-        let written = Config::from_yaml(&yaml).unwrap();
-        let resolved = Resolved::from_written(&written).unwrap_or_else(|error| panic!("{error}"));
+        let config = Config::from_yaml(&yaml).unwrap();
+        let resolved = Resolved::from_written(&config).unwrap_or_else(|error| panic!("{error}"));
         let app = App::bind(resolved).unwrap();
         let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -54,6 +67,23 @@ impl Proxy {
         stream.read_to_string(&mut response).await.unwrap();
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// The sum of a counter over all its labels.
+    pub async fn total(&self, name: &str) -> u64 {
+        self.sum(&format!("{name}{{")).await
+    }
+
+    /// How often this server failed for this cause.
+    pub async fn failures(&self, server: &str, cause: &str) -> u64 {
+        let labels = format!("{{group=\"upstream\",server=\"{server}\",cause=\"{cause}\"}}");
+        self.sum(&format!("dot_proxy_upstream_failures_total{labels}")).await
+    }
+
+    async fn sum(&self, beginning: &str) -> u64 {
+        let (_, body) = self.admin("/metrics").await;
+        let lines = body.lines().filter(|line| line.starts_with(beginning));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
     }
 
     /// The value of a metric, given with its labels.

@@ -3,9 +3,11 @@
 use hickory_proto::op::ResponseCode;
 use tokio::net::UdpSocket;
 
+use crate::authority::Authority;
 use crate::client::{ask, extended_error};
 use crate::proxy::Proxy;
-use crate::server::{Authority, Reaction, Server};
+use crate::reaction::Reaction;
+use crate::server::Server;
 
 fn proxy_in_cluster(upstream: &Server, cluster_dns: std::net::SocketAddr, authority: &Authority) -> Proxy {
     let more = format!(

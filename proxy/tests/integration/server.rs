@@ -4,75 +4,35 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hickory_proto::op::{Message, MessageType, OpCode};
-use hickory_proto::rr::rdata::{A, SOA};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use hickory_proto::op::Message;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// The name in the servers' certificates.
-pub const NAME: &str = "dns.test";
+use crate::authority::{Authority, LAST_YEAR, NAME};
+use crate::conversation::{self, Tap};
+use crate::reaction::Reaction;
 
-/// What a server does with a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reaction {
-    /// Answers it.
-    Answer,
-    /// Answers it once this many have come on the connection, the latest first.
-    AnswerInReverse(usize),
-    /// Says nothing.
-    Silence,
-    /// Closes the connection.
-    Close,
-    /// Answers with TC and no records.
-    Truncate,
-}
-
-type Behaviour = Arc<dyn Fn(&str, usize) -> Reaction + Send + Sync>;
+/// What a server makes of a name, in lower case, and the number of the query, from 1.
+type React = dyn Fn(&str, usize) -> Reaction + Send + Sync;
 
 /// A running server; it ends with the test's runtime.
 #[derive(Clone)]
 pub struct Server {
     pub address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
-    connections: Arc<AtomicUsize>,
-    behaviour: Behaviour,
+    pub seen: Arc<Seen>,
+    /// None: plain DNS.
+    tls: Arc<Mutex<Option<TlsAcceptor>>>,
+    listening: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
-/// A certification authority of the test's own.
-pub struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
-    }
-
-    pub fn pem(&self) -> String {
-        self.issuer.pem()
-    }
-
-    /// A server's TLS, with a certificate for this name, valid until this year.
-    fn acceptor(&self, name: &str, last_year: i32) -> TlsAcceptor {
-        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(last_year, 1, 1);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
-            .unwrap();
-        TlsAcceptor::from(Arc::new(config))
-    }
+/// What a server has seen, and what it makes of it.
+pub struct Seen {
+    queries: Mutex<Vec<Vec<u8>>>,
+    connections: AtomicUsize,
+    pub open: AtomicUsize,
+    pub records: AtomicUsize,
+    react: Box<React>,
 }
 
 impl Server {
@@ -81,12 +41,12 @@ impl Server {
         Self::tls_that(authority, |_, _| Reaction::Answer).await
     }
 
-    /// A DNS-over-TLS server that reacts to a name and the number of the query as told.
+    /// A DNS-over-TLS server that reacts to a name, in lower case, and the number of the query, from 1, as told.
     pub async fn tls_that(
         authority: &Authority,
         react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static,
     ) -> Self {
-        Self::tls_at("127.0.0.1:0".parse().unwrap(), authority, NAME, 2099, react).await
+        Self::tls_at("127.0.0.1:0".parse().unwrap(), authority, NAME, LAST_YEAR, react).await
     }
 
     /// A DNS-over-TLS server whose certificate is for this name and valid until this year.
@@ -103,100 +63,139 @@ impl Server {
         react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        let server = Self::new(listener.local_addr().unwrap(), react);
-        let acceptor = authority.acceptor(name, last_year);
-        let accepting = server.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (server, acceptor) = (accepting.clone(), acceptor.clone());
-                tokio::spawn(async move {
-                    if let Ok(stream) = acceptor.accept(stream).await {
-                        server.connections.fetch_add(1, Ordering::SeqCst);
-                        server.converse(stream).await;
-                    }
-                });
-            }
-        });
+        let server = Self::new(listener.local_addr().unwrap(), Some(authority.acceptor(name, last_year)), react);
+        server.listen(listener);
         server
     }
 
     /// A server of plain DNS, UDP and TCP, that reacts as told.
     pub async fn plain(react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static) -> Self {
         let (socket, listener) = udp_and_tcp().await;
-        let server = Self::new(socket.local_addr().unwrap(), react);
-        let (datagrams, streams) = (server.clone(), server.clone());
+        let server = Self::new(socket.local_addr().unwrap(), None, react);
+        let seen = Arc::clone(&server.seen);
         tokio::spawn(async move {
             let mut buffer = [0; 4096];
             while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
-                let query = Message::from_vec(&buffer[..length]).unwrap();
-                let reply = match datagrams.react(&query) {
-                    Reaction::Silence | Reaction::Close => continue,
-                    Reaction::Truncate => truncated(&query),
-                    Reaction::Answer | Reaction::AnswerInReverse(_) => answer(&query),
-                };
-                socket.send_to(&reply, client).await.unwrap();
+                let (query, reaction) = seen.query(&buffer[..length]);
+                for reply in reaction.datagrams(&query) {
+                    socket.send_to(&reply, client).await.unwrap();
+                }
             }
         });
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let server = streams.clone();
-                server.connections.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(async move { server.converse(stream).await });
-            }
-        });
+        server.listen(listener);
         server
     }
 
-    fn new(address: SocketAddr, react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static) -> Self {
-        Self { address, asked: Arc::default(), connections: Arc::default(), behaviour: Arc::new(react) }
+    fn new(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static,
+    ) -> Self {
+        let seen = Seen {
+            queries: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            records: AtomicUsize::new(0),
+            react: Box::new(react),
+        };
+        Self { address, seen: Arc::new(seen), tls: Arc::new(Mutex::new(tls)), listening: Arc::default() }
     }
 
-    /// The names that were asked, in order.
+    /// Takes connections in a task that owns the listener and them: all end with it.
+    fn listen(&self, listener: TcpListener) {
+        let server = self.clone();
+        let listening = tokio::spawn(async move {
+            let mut clients = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, acceptor) = (Arc::clone(&server.seen), server.tls.lock().unwrap().clone());
+                clients.spawn(async move {
+                    let socket = socket2::SockRef::from(&stream).try_clone().unwrap();
+                    let Some(acceptor) = acceptor else { return conversation::hold(stream, socket, &seen).await };
+                    if let Ok(stream) = acceptor.accept(Tap::new(stream, Arc::clone(&seen))).await {
+                        conversation::hold(stream, socket, &seen).await;
+                    }
+                });
+            }
+        });
+        *self.listening.lock().unwrap() = Some(listening);
+    }
+
+    /// Goes away: its connections end, and new ones are refused.
+    pub async fn goes_away(&self) {
+        let listening = self.listening.lock().unwrap().take().expect("it is there");
+        listening.abort();
+        let _ = listening.await; // it was cancelled
+    }
+
+    /// Comes back at the same address.
+    pub async fn comes_back(&self) {
+        self.listen(TcpListener::bind(self.address).await.unwrap());
+    }
+
+    /// Shows another certificate to who connects from now on.
+    pub fn replaces_its_certificate(&self, authority: &Authority, name: &str, last_year: i32) {
+        *self.tls.lock().unwrap() = Some(authority.acceptor(name, last_year));
+    }
+
+    /// The names that were asked, in lower case and in order.
     pub fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
+        self.queries().iter().map(|query| name_in(query)).collect()
+    }
+
+    /// The queries as they came.
+    pub fn queries(&self) -> Vec<Vec<u8>> {
+        self.seen.queries.lock().unwrap().clone()
     }
 
     /// How many connections came to the point where queries can be asked.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many of them are open.
+    pub fn open_connections(&self) -> usize {
+        self.seen.open.load(Ordering::SeqCst)
+    }
+
+    /// How many TLS records with data came; each handshake has one.
+    pub fn records(&self) -> usize {
+        self.seen.records.load(Ordering::SeqCst)
     }
 
     /// How the proxy is told of a DNS-over-TLS server.
     pub fn url(&self) -> String {
         format!("tls://{}#{NAME}", self.address)
     }
+}
 
-    fn react(&self, query: &Message) -> Reaction {
-        let name = query.queries[0].name().to_string().to_lowercase();
-        let mut asked = self.asked.lock().unwrap();
-        asked.push(name.clone());
-        (self.behaviour)(&name, asked.len())
+impl Seen {
+    /// Takes a query down, and tells what is to be done with it.
+    pub fn query(&self, message: &[u8]) -> (Message, Reaction) {
+        let mut queries = self.queries.lock().unwrap();
+        queries.push(message.to_vec());
+        (Message::from_vec(message).unwrap(), (self.react)(&name_in(message), queries.len()))
     }
 
-    async fn converse(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let mut held: Vec<Vec<u8>> = Vec::new();
-        while let Ok(length) = stream.read_u16().await {
-            let mut bytes = vec![0; length.into()];
-            stream.read_exact(&mut bytes).await.unwrap();
-            let query = Message::from_vec(&bytes).unwrap();
-            match self.react(&query) {
-                Reaction::Answer | Reaction::Truncate => send(&mut stream, &answer(&query)).await,
-                Reaction::Silence => {}
-                Reaction::Close => return,
-                Reaction::AnswerInReverse(count) => {
-                    held.push(answer(&query));
-                    if held.len() == count {
-                        for reply in held.drain(..).rev() {
-                            send(&mut stream, &reply).await;
-                        }
-                    }
-                }
+    /// Counts a connection as open until the guard is dropped.
+    pub fn connected(&self) -> impl Drop {
+        struct Open<'a>(&'a AtomicUsize);
+        impl Drop for Open<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
             }
         }
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Open(&self.open)
     }
 }
 
-async fn udp_and_tcp() -> (UdpSocket, TcpListener) {
+fn name_in(query: &[u8]) -> String {
+    Message::from_vec(query).unwrap().queries[0].name().to_string().to_lowercase()
+}
+
+/// Sockets of both kinds with the same port.
+pub async fn udp_and_tcp() -> (UdpSocket, TcpListener) {
     for _ in 0..16 {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
@@ -204,44 +203,4 @@ async fn udp_and_tcp() -> (UdpSocket, TcpListener) {
         }
     }
     panic!("no port was free for both UDP and TCP");
-}
-
-async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) {
-    let framed = [&u16::try_from(message.len()).unwrap().to_be_bytes(), message].concat();
-    stream.write_all(&framed).await.unwrap();
-    stream.flush().await.unwrap();
-}
-
-fn reply_to(query: &Message) -> Message {
-    let mut reply = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
-    reply.metadata.recursion_desired = query.metadata.recursion_desired;
-    reply.metadata.recursion_available = true;
-    reply.add_queries(query.queries.iter().cloned());
-    reply
-}
-
-fn truncated(query: &Message) -> Vec<u8> {
-    let mut reply = reply_to(query);
-    reply.metadata.truncation = true;
-    reply.to_vec().unwrap()
-}
-
-/// One address for A, `large` many of them, an SOA for everything else.
-fn answer(query: &Message) -> Vec<u8> {
-    let mut reply = reply_to(query);
-    let question = &query.queries[0];
-    let name = question.name().clone();
-    match question.query_type() {
-        RecordType::A => {
-            let count = if name.to_string().starts_with("large") { 100 } else { 1 };
-            for last in 0..count {
-                reply.add_answer(Record::from_rdata(name.clone(), 300, RData::A(A::new(192, 0, 2, last))));
-            }
-        }
-        _ => {
-            let soa = SOA::new(name.clone(), Name::root(), 1, 2, 3, 4, 60);
-            reply.add_authority(Record::from_rdata(name, 60, RData::SOA(soa)));
-        }
-    }
-    reply.to_vec().unwrap()
 }

@@ -1,0 +1,50 @@
+//! A certification authority of the test's own, and the certificates that it signs.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use tokio_rustls::TlsAcceptor;
+
+/// The name in the servers' certificates.
+pub const NAME: &str = "dns.test";
+
+/// The year until which certificates are valid, unless a test wants another.
+pub const LAST_YEAR: i32 = 2099;
+
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A server's certificate for this name, valid until this year, and its key.
+    pub fn certificate(&self, name: &str, last_year: i32) -> (Certificate, KeyPair) {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(last_year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// A server's TLS with such a certificate.
+    pub fn acceptor(&self, name: &str, last_year: i32) -> TlsAcceptor {
+        let (certificate, key) = self.certificate(name, last_year);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}

@@ -1,0 +1,124 @@
+//! A real resolver: unbound, as a child process, with a zone of the test's own, in plain DNS and DNS over TLS.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::net::TcpStream;
+
+use crate::authority::{Authority, LAST_YEAR, NAME};
+use crate::server::udp_and_tcp;
+use crate::wait::until;
+
+/// Where Debian's package `unbound` puts it.
+const PROGRAM: &str = "/usr/sbin/unbound";
+
+/// A running unbound; it ends with this value.
+pub struct Unbound {
+    /// Where it takes plain queries, over UDP and TCP.
+    pub plain: SocketAddr,
+    tls: SocketAddr,
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Unbound {
+    /// Serves a zone, given as a master file (RFC 1035 §5), and nothing else; it asks nobody.
+    pub async fn serving(origin: &str, zone: &str, authority: &Authority) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("dot-proxy-unbound-{}-{count}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let (certificate, key) = authority.certificate(NAME, LAST_YEAR);
+        let (plain, tls) = (free_address().await, free_address().await);
+        let configuration = configuration(&directory.display().to_string(), plain, tls, origin);
+        for (file, text) in [
+            ("unbound.conf", configuration),
+            ("zone", zone.to_owned()),
+            ("certificate.pem", certificate.pem()),
+            ("key.pem", key.serialize_pem()),
+        ] {
+            fs::write(directory.join(file), text).unwrap();
+        }
+        let child = Command::new(PROGRAM)
+            .args(["-d", "-p", "-c"])
+            .arg(directory.join("unbound.conf"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{PROGRAM}: {error}; install Debian's package unbound"));
+        let unbound = Self { plain, tls, child, directory };
+        until("unbound takes connections", async || TcpStream::connect(tls).await.is_ok()).await;
+        unbound
+    }
+
+    /// How the proxy is told of it.
+    pub fn url(&self) -> String {
+        format!("tls://{}#{NAME}", self.tls)
+    }
+
+    /// Stops it where it stands: the kernel still takes what is sent to it, and nobody reads that.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for Unbound {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // SIGKILL ends who is stopped, too
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Chosen by the system and free a moment ago: nobody else takes it by chance.
+async fn free_address() -> SocketAddr {
+    udp_and_tcp().await.1.local_addr().unwrap()
+}
+
+fn configuration(directory: &str, plain: SocketAddr, tls: SocketAddr, origin: &str) -> String {
+    format!(
+        "server:
+  directory: \"{directory}\"
+  chroot: \"\"
+  username: \"\"
+  pidfile: \"\"
+  use-syslog: no
+  logfile: \"{directory}/log\"
+  interface: {plain_ip}@{plain_port}
+  interface: {tls_ip}@{tls_port}
+  outgoing-interface: 127.0.0.1
+  tls-port: {tls_port}
+  tls-service-key: \"{directory}/key.pem\"
+  tls-service-pem: \"{directory}/certificate.pem\"
+  incoming-num-tcp: 100
+  module-config: \"iterator\"
+  rrset-roundrobin: no
+  edns-buffer-size: 1232
+  max-udp-size: 1232
+  access-control: 127.0.0.0/8 allow
+remote-control:
+  control-enable: no
+auth-zone:
+  name: \"{origin}\"
+  zonefile: \"{directory}/zone\"
+  for-downstream: yes
+  for-upstream: no
+",
+        plain_ip = plain.ip(),
+        plain_port = plain.port(),
+        tls_ip = tls.ip(),
+        tls_port = tls.port(),
+    )
+}

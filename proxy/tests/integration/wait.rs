@@ -1,0 +1,16 @@
+//! Waiting for what will be so, and not a fixed time.
+
+use std::time::Duration;
+
+/// What is not so by then never will be.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until something is so.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "it never came about that {what}");
+}
