@@ -232,9 +232,8 @@ impl Connection {
         }
     }
 
-    /// Asks, once there is room, and waits for the answer's message and how long it took. `None` where the connection ended
-    /// before the query was sent. Dropping the future gives the question up.
-    pub async fn exchange(&self, query: Query<'_>, server: usize) -> Option<Result<(Vec<u8>, Duration), Cause>> {
+    /// Asks, once there is room. `None` where the connection ended before the query was sent.
+    pub async fn ask(&self, query: Query<'_>, server: usize) -> Result<Option<Answered>, Cause> {
         let (answer, answered) = oneshot::channel();
         let asker = Arc::new(Waiting(Mutex::new(Some(answer))));
         loop {
@@ -242,24 +241,39 @@ impl Connection {
             let attempt = Attempt { server, sent: Instant::now() };
             match self.enqueue(query, attempt, Arc::<Waiting>::clone(&asker)) {
                 Ok(()) => break,
-                Err(NotTaken::Closed) => return None,
-                Err(NotTaken::Full) if timeout_at(query.until, room).await.is_ok() => {}
-                Err(NotTaken::Full) => return Some(Err(Cause::QueryTimedOut)),
+                Err(NotTaken::Closed) => return Ok(None),
+                Err(NotTaken::Full) => timeout_at(query.until, room).await.map_err(|_| Cause::QueryTimedOut)?,
             }
         }
         self.flush();
-        match timeout_at(query.until, answered).await {
-            Ok(Ok(outcome)) => Some(outcome),
-            Ok(Err(_)) | Err(_) => Some(Err(Cause::QueryTimedOut)),
+        Ok(Some(Answered { answered, until: query.until }))
+    }
+}
+
+/// An answer that a task waits for. Dropping it gives the question up.
+pub struct Answered {
+    answered: oneshot::Receiver<Outcome>,
+    until: Instant,
+}
+
+/// An answer's message and how long it took, or why there is none.
+type Outcome = Result<(Vec<u8>, Duration), Cause>;
+
+impl Answered {
+    /// Waits for the message, and tells how long it took.
+    pub async fn message(self) -> Outcome {
+        match timeout_at(self.until, self.answered).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(Cause::QueryTimedOut),
         }
     }
 }
 
 /// One who waits in a task.
-struct Waiting(Mutex<Option<oneshot::Sender<Result<(Vec<u8>, Duration), Cause>>>>);
+struct Waiting(Mutex<Option<oneshot::Sender<Outcome>>>);
 
 impl Waiting {
-    fn tell(&self, outcome: Result<(Vec<u8>, Duration), Cause>) {
+    fn tell(&self, outcome: Outcome) {
         if let Some(answer) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = answer.send(outcome); // who gave up waiting needs no answer
         }

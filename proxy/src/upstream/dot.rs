@@ -31,8 +31,11 @@ pub struct Dot {
 /// Reaches a server, and has it prove who it is. What it gives reads and writes bytes; tests put memory in its place.
 pub trait Connect: Send + Sync {
     /// Connects.
-    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, Cause>> + Send + '_>>;
+    fn connect(&self) -> Connecting<'_>;
 }
+
+/// An attempt to connect.
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, Cause>> + Send + 'a>>;
 
 /// Reaches a server over TLS.
 pub struct OverTls {
@@ -43,7 +46,7 @@ pub struct OverTls {
 }
 
 impl Connect for OverTls {
-    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, Cause>> + Send + '_>> {
+    fn connect(&self) -> Connecting<'_> {
         Box::pin(async {
             let stream = self.tls.connect(&self.server).await?;
             Ok(Box::new(stream) as Box<dyn Stream>)
@@ -128,13 +131,21 @@ impl Dot {
         self.shared.dormant.load(Ordering::Relaxed) && self.shared.worth_opening.load(Ordering::Relaxed)
     }
 
-    /// Asks, and waits for the answer and how long it took since it was asked.
-    pub async fn exchange(&self, query: Query<'_>, server: usize, which: Which) -> Result<(Vec<u8>, Duration), Cause> {
+    /// Asks, and waits for the answer and how long it took since it was asked; `asked` is called when it is.
+    pub async fn exchange(
+        &self,
+        query: Query<'_>,
+        server: usize,
+        which: Which,
+        asked: impl Fn(),
+    ) -> Result<(Vec<u8>, Duration), Cause> {
         loop {
             let connected = timeout_at(query.until, self.connection(which)).await;
             let connection = connected.unwrap_or(Err(Cause::ConnectionTimedOut))?;
-            if let Some(exchanged) = connection.exchange(query, server).await {
-                return exchanged;
+            // It may end before the query is sent; then another will do.
+            if let Some(answered) = connection.ask(query, server).await? {
+                asked();
+                return answered.message().await;
             }
         }
     }

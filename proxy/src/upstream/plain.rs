@@ -127,11 +127,13 @@ async fn ask_tcp(server: SocketAddr, asked: Asked, question: &[u8]) -> Result<He
     let question = Question::starting(question).ok_or(Cause::ResponseMalformed)?;
     let (connection, driver) = Connection::open(stream, Privacy::Plain, Arc::default(), PATIENCE_OVER_TCP);
     let query = Query { asked, question, until: Instant::now() + PATIENCE_OVER_TCP };
+    let asking = async {
+        let answered = connection.ask(query, 0).await?.ok_or(Cause::ConnectionClosed)?;
+        answered.message().await.map(|(message, _)| Heard::Answer(message))
+    };
     tokio::select! {
         biased;
-        exchanged = connection.exchange(query, 0) => {
-            exchanged.unwrap_or(Err(Cause::ConnectionClosed)).map(|(message, _)| Heard::Answer(message))
-        }
+        heard = asking => heard,
         () = driver => Err(Cause::ConnectionClosed),
     }
 }

@@ -1,6 +1,5 @@
 //! A server in memory that does what a test says, for scenarios with paused time.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tokio::time::sleep;
 
 use super::cause::Cause;
 use super::connection::Stream;
-use super::dot::{Connect, Dot};
+use super::dot::{Connect, Connecting, Dot};
 use crate::wire::request::Question;
 use crate::wire::{HEADER, name};
 
@@ -84,7 +83,7 @@ impl Scripted {
 
     async fn serve(self, stream: DuplexStream) {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let (replies, mut ready) = mpsc::unbounded_channel::<Vec<u8>>();
+        let (replies, mut ready) = mpsc::channel::<Vec<u8>>(1024);
         let writing = tokio::spawn(async move {
             while let Some(reply) = ready.recv().await {
                 writer.write_all(&reply).await.ok();
@@ -100,12 +99,12 @@ impl Scripted {
                     let (reply, replies) = (reply(&query, 0, self.inner.ttl), replies.clone());
                     tokio::spawn(async move {
                         sleep(latency).await;
-                        replies.send(reply).ok();
+                        replies.send(reply).await.ok();
                     });
                 }
-                Mood::Fails(rcode) => drop(replies.send(reply(&query, rcode, self.inner.ttl))),
+                Mood::Fails(rcode) => drop(replies.send(reply(&query, rcode, self.inner.ttl)).await),
                 Mood::OneAnswer => {
-                    replies.send(reply(&query, 0, self.inner.ttl)).ok();
+                    replies.send(reply(&query, 0, self.inner.ttl)).await.ok();
                     break;
                 }
                 Mood::Closes => break,
@@ -118,7 +117,7 @@ impl Scripted {
 }
 
 impl Connect for Scripted {
-    fn connect(&self) -> Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, Cause>> + Send + '_>> {
+    fn connect(&self) -> Connecting<'_> {
         Box::pin(async {
             sleep(CONNECTING).await;
             if self.mood() == Mood::Refuses {

@@ -105,10 +105,10 @@ impl Server {
 
     /// Asks, and waits for the answer's message.
     pub async fn exchange(&self, query: Query<'_>, which: Which) -> Result<Vec<u8>, Cause> {
-        self.asked();
         let outcome = match &self.transport {
-            Transport::Dot(dot) => dot.exchange(query, self.index, which).await,
+            Transport::Dot(dot) => dot.exchange(query, self.index, which, || self.asked()).await,
             Transport::Plain(plain) => {
+                self.asked();
                 let began = Instant::now();
                 let exchanged = plain.exchange(query.asked, query.question, query.until).await;
                 exchanged.map(|message| (message, began.elapsed()))
