@@ -18,10 +18,12 @@ use crate::zone::Names;
 
 /// How many datagrams one system call sends or receives at most.
 const BATCH: usize = 64;
+/// How many queries each client begins with: a burst of all would overflow what the server's socket holds.
+const FIRST: usize = 2;
 /// How often unanswered queries are looked for, in nanoseconds.
 const SWEEP: u64 = 20_000_000;
 /// How long the last answers may take once nothing more is asked as fast as it goes, in nanoseconds.
-const GRACE: u64 = 200_000_000;
+const GRACE: u64 = 1_000_000_000;
 
 /// Ask a server, and tell how it did as one line of JSON
 #[derive(Debug, Clone, clap::Args)]
@@ -146,11 +148,9 @@ impl<'a> Load<'a> {
 
     fn run(mut self) -> Outcome<Report> {
         if self.options.rate.is_none() {
-            for client in 0..self.clients.len() {
-                while self.ask(client, BATCH) > 0 {}
-            }
+            (0..self.clients.len()).for_each(|client| _ = self.ask(client, FIRST));
         }
-        let end = self.began + (self.options.seconds * 1e9) as u64;
+        let end = self.began + nanoseconds(self.options.seconds)?;
         let timeout = self.options.timeout * 1_000_000;
         let (mut ended, mut next_sweep, mut next_client, mut ready) = (None, self.began + SWEEP, 0, Vec::new());
         loop {
@@ -218,7 +218,7 @@ impl<'a> Load<'a> {
             self.clients[client].reconnect(&self.readiness).during("connecting again")?;
         }
         if self.options.rate.is_none() && going_on {
-            let free = if answered == 0 && self.clients[client].in_flight() == 0 { BATCH } else { answered };
+            let free = if self.clients[client].in_flight() == 0 { FIRST } else { 2 * answered };
             self.ask(client, free);
         }
         Ok(())
@@ -264,4 +264,9 @@ impl<'a> Load<'a> {
         }
         Ok(report)
     }
+}
+
+fn nanoseconds(seconds: f64) -> Outcome<u64> {
+    let duration = Duration::try_from_secs_f64(seconds).during("--seconds")?;
+    u64::try_from(duration.as_nanos()).during("--seconds")
 }

@@ -6,11 +6,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 /// How many octets a datagram may have here: more than any UDP reply that a client of these tests asks for.
 const DATAGRAM: usize = 2048;
+
+/// How nice the processes under measurement are, and those that measure: much less than what else may run.
+const PRIORITY: i32 = -15;
 
 /// Buffers and headers to send and receive many datagrams in one system call.
 #[derive(Debug)]
@@ -69,11 +72,6 @@ impl Datagrams {
             }
         }
         Self { buffers, _peers: peers, segments, headers }
-    }
-
-    /// How many datagrams fit.
-    pub(crate) fn capacity(&self) -> usize {
-        self.buffers.len()
     }
 
     /// Receives as many datagrams as have come. With `wait`, blocks for the first (MSG_WAITFORONE).
@@ -245,17 +243,25 @@ fn set_of(processors: &[usize]) -> libc::cpu_set_t {
     }
 }
 
-/// Lets the command run on these processors alone, and end when the process that started it does.
-pub(crate) fn confine(command: &mut Command, processors: &[usize]) {
+/// Starts the command on these processors alone, before what else there is to run on them if that is allowed. It ends when the
+/// process that started it does.
+pub(crate) fn spawn(command: &mut Command, processors: &[usize]) -> io::Result<Child> {
     let set = set_of(processors);
-    // SAFETY: between fork and exec only two system calls are made, on values that were copied: nothing is allocated, no
-    // lock is taken.
+    // SAFETY: between fork and exec only system calls are made, on values that were copied: nothing is allocated, no lock is
+    // taken.
     unsafe {
         command.pre_exec(move || {
             done(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            // A session of its own is a group of its own where the scheduler groups by session.
+            done(libc::setsid())?;
+            // Not allowed to everyone; then what else runs on the machine is felt more.
+            libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY);
             done(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set))
         });
     }
+    let child = command.spawn()?;
+    let _ = std::fs::write(format!("/proc/{}/autogroup", child.id()), PRIORITY.to_string());
+    Ok(child)
 }
 
 /// Lets this thread's timers fire within a microsecond of when they are due.

@@ -37,8 +37,7 @@ impl Process {
     }
 
     fn spawn(mut command: Command, processors: &[usize], log: &Path, what: &str) -> Outcome<Self> {
-        system::confine(&mut command, processors);
-        let child = command.spawn().during(format_args!("starting {what}"))?;
+        let child = system::spawn(&mut command, processors).during(format_args!("starting {what}"))?;
         Ok(Self { child, log: log.to_owned(), started: Instant::now() })
     }
 

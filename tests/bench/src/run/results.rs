@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::load::Report;
+
 /// A figure that is measured of each contender.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Figure {
@@ -21,7 +23,9 @@ pub(super) struct Figure {
 pub(super) struct Results {
     samples: BTreeMap<(&'static str, String), Vec<f64>>,
     /// Sentences that name the contender.
-    pub(super) remarks: Vec<String>,
+    remarks: Vec<String>,
+    /// What was not answered as it should have been, by contender and row.
+    failures: BTreeMap<(String, &'static str), Report>,
     /// Whether dot-proxy gave a wrong answer, or could not be measured.
     pub(super) broken: bool,
 }
@@ -46,6 +50,34 @@ impl Results {
         if !self.remarks.contains(&sentence) {
             self.remarks.push(sentence);
         }
+    }
+
+    /// Counts what a load found, for a remark when not all was answered as it should have been.
+    pub(super) fn count(&mut self, contender: &str, what: &'static str, report: &Report) {
+        let all = self.failures.entry((contender.to_owned(), what)).or_default();
+        all.sent += report.sent;
+        all.wrong += report.wrong;
+        all.servfail += report.servfail;
+        all.errors += report.errors;
+        all.lost += report.lost;
+        all.reconnects += report.reconnects;
+    }
+
+    /// All that is to be said beside the figures.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let failures = self.failures.iter().filter(|(_, report)| report.failed() + report.reconnects > 0);
+        let sentence = |((contender, what), report): (&(String, &str), &Report)| {
+            let counts = [
+                (report.lost, "lost"),
+                (report.servfail, "answered SERVFAIL"),
+                (report.errors, "answered with other errors"),
+                (report.wrong, "answered with wrong data"),
+                (report.reconnects, "connections closed by the server"),
+            ];
+            let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, how)| format!("{count} {how}"));
+            format!("{contender}, {what}: of {} queries {}", report.sent, counts.collect::<Vec<_>>().join(", "))
+        };
+        self.remarks.iter().cloned().chain(failures.map(sentence)).collect()
     }
 
     pub(super) fn of(&self, key: &str, contender: &str) -> Option<Summary> {

@@ -5,6 +5,7 @@ mod distance;
 mod faults;
 mod footprint;
 mod idle;
+mod instructions;
 mod threads;
 
 use super::Plan;
@@ -81,8 +82,19 @@ enum Whom {
 }
 
 /// All groups, in the order in which they are measured and printed.
-pub(super) const GROUPS: &[Group] =
-    &[answers::HITS, answers::MISSES, distance::DISTANCE, footprint::START, footprint::MEMORY];
+pub(super) const GROUPS: &[Group] = &[
+    answers::HITS,
+    answers::MISSES,
+    distance::DISTANCE,
+    footprint::START,
+    footprint::MEMORY,
+    idle::IDLE,
+    faults::EQUAL,
+    faults::FROZEN,
+    faults::AWAY,
+    threads::THREADS,
+    instructions::INSTRUCTIONS,
+];
 
 impl Group {
     pub(super) fn wanted(&self, plan: &Plan, round: usize) -> bool {
@@ -105,15 +117,8 @@ impl Plan {
 }
 
 /// Notes what was not answered as it should have been.
-fn verify(what: &str, contender: &Contender, report: &Report, results: &mut Results) {
-    let Report { sent, wrong, servfail, errors, lost, stray, reconnects, .. } = report;
-    if report.failed() + reconnects > 0 {
-        results.remark(format!(
-            "{}, {what}: of {sent} queries {wrong} wrong, {servfail} SERVFAIL, {errors} other errors, {lost} lost; {stray} replies \
-             too many, {reconnects} connections closed by the server",
-            contender.name
-        ));
-    }
+fn verify(what: &'static str, contender: &Contender, report: &Report, results: &mut Results) {
+    results.count(&contender.name, what, report);
     // What is lost can be the load's share; a wrong answer is nobody's but the server's.
-    results.broken |= contender.name == PROXY && *wrong > 0;
+    results.broken |= contender.name == PROXY && report.wrong > 0;
 }

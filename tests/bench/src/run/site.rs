@@ -132,7 +132,12 @@ impl Site {
 
     /// Starts a server and waits until it listens.
     pub(super) fn serve(&self, contender: &Contender, start: Start) -> Outcome<Server> {
-        let mut server = self.begin_to_serve(contender, start)?;
+        self.serve_under(&[], contender, start)
+    }
+
+    /// Starts a server by another program, with the arguments that come before its own, and waits until it listens.
+    pub(super) fn serve_under(&self, wrapper: &[&str], contender: &Contender, start: Start) -> Outcome<Server> {
+        let mut server = self.begin(wrapper, contender, start)?;
         let deadline = Instant::now() + PATIENCE;
         while !listens(server.port)? {
             server.process.alive()?;
@@ -146,6 +151,10 @@ impl Site {
 
     /// Starts a server, and does not wait until it listens.
     pub(super) fn begin_to_serve(&self, contender: &Contender, start: Start) -> Outcome<Server> {
+        self.begin(&[], contender, start)
+    }
+
+    fn begin(&self, wrapper: &[&str], contender: &Contender, start: Start) -> Outcome<Server> {
         let folder = self.fresh(&contender.name);
         fs::create_dir(&folder).during(format_args!("making {}", folder.display()))?;
         let free = || system::free_port(&UPSTREAMS[..1]).during("looking for a port");
@@ -158,7 +167,12 @@ impl Site {
             authority: self.folder.join("ca.pem"),
             folder: folder.clone(),
         };
-        let command = contender.command(&places, &self.programs)?;
+        let mut command = contender.command(&places, &self.programs)?;
+        if let [program, arguments @ ..] = wrapper {
+            let mut wrapped = Command::new(program);
+            wrapped.args(arguments).arg(command.get_program()).args(command.get_args()).current_dir(&folder);
+            command = wrapped;
+        }
         let both = [self.server_processor, self.load_processor];
         let processors = if start.everywhere { &both[..] } else { &both[..1] };
         let process = Process::start(command, processors, &folder.join("log"))?;
@@ -213,8 +227,8 @@ impl Site {
         let mut command = self.tool("load");
         command.args(["--server", &format!("127.0.0.1:{}", server.port)]).args(arguments.split_whitespace());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        system::confine(&mut command, &[self.load_processor]);
-        Ok(Loading { process: command.spawn().during("starting the load")? })
+        let process = system::spawn(&mut command, &[self.load_processor]).during("starting the load")?;
+        Ok(Loading { process })
     }
 
     /// Where the log of a load can be written.

@@ -37,7 +37,7 @@ struct File<'a> {
     units: BTreeMap<&'a str, &'a str>,
     figures: BTreeMap<&'a str, BTreeMap<&'a str, Summary>>,
     targets: &'a [Verdict],
-    remarks: &'a [String],
+    remarks: Vec<String>,
 }
 
 impl Machine {
@@ -88,7 +88,7 @@ pub(super) fn write(
         units: all().map(|figure| (figure.key, figure.unit)).collect(),
         figures: all().map(|figure| (figure.key, of(figure.key).collect())).collect(),
         targets,
-        remarks: &results.remarks,
+        remarks: results.remarks(),
     };
     let text = serde_json::to_string_pretty(&file).during("writing the summary")?;
     fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).during(format_args!("writing {}", path.display()))?;

@@ -40,10 +40,11 @@ pub(super) fn print(
         };
         table(out, &[vec![heading], verdicts.iter().map(line).collect()].concat())?;
     }
-    if !results.remarks.is_empty() {
+    let remarks = results.remarks();
+    if !remarks.is_empty() {
         writeln!(out, "\nRemarks:")?;
     }
-    results.remarks.iter().try_for_each(|remark| writeln!(out, "- {remark}"))
+    remarks.iter().try_for_each(|remark| writeln!(out, "- {remark}"))
 }
 
 fn values(figures: &[&Figure], contenders: &[Contender], results: &Results) -> Vec<Vec<String>> {

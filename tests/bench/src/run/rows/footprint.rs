@@ -59,7 +59,7 @@ fn memory(_: &Plan, site: &Site, contenders: &[&Contender], results: &mut Result
         let upstream = site.upstream()?;
         let server = site.serve(contender, Start::with(upstream.port))?;
         std::thread::sleep(SETTLE);
-        let mut look = |key, results: &mut Results| -> Outcome<()> {
+        let look = |key, results: &mut Results| -> Outcome<()> {
             results.add(key, &contender.name, server.process.resident()? as f64 / 1e6);
             Ok(())
         };
