@@ -1,8 +1,8 @@
 //! What is sent to a client.
 
-use super::request::{Asked, Question};
+use super::request::{Asked, DNSSEC_OK, Question};
 use super::response::Answer;
-use super::{CLASS_IN, ExtendedError, HEADER, Rcode, UDP_PAYLOAD, flag, read_u16, read_u32};
+use super::{CLASS_IN, ExtendedError, HEADER, Rcode, UDP_PAYLOAD, flag, option, read_u16};
 
 /// TTL of a stale record, in seconds (RFC 8767 §4).
 const STALE_TTL: u32 = 30;
@@ -23,7 +23,9 @@ pub fn stale(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, answer: &A
         Rcode::NXDOMAIN => ExtendedError::STALE_NXDOMAIN_ANSWER,
         _ => ExtendedError::STALE_ANSWER,
     };
-    let told = ExtendedError { code, text: String::new() }.as_option();
+    let [code_0, code_1] = code.to_be_bytes();
+    let [option_0, option_1] = option::EXTENDED_ERROR.to_be_bytes();
+    let told = [option_0, option_1, 0, 2, code_0, code_1];
     let kept = answer.flags() & (flag::TC | flag::RCODE);
     write(out, asked, question, answer, kept, &told, limit, |_| STALE_TTL);
 }
@@ -40,14 +42,17 @@ fn write(
     ttl: impl Fn(u32) -> u32,
 ) {
     let start = out.len();
-    out.extend(answer.message());
+    // Once, so that what is appended below finds room.
+    out.reserve(answer.message().len() + OPT + told.len() + answer.extended_errors().len());
+    out.extend_from_slice(answer.message());
+    let message = &mut out[start..];
     for at in answer.ttl_offsets() {
-        let at = start + at;
-        let ttl = ttl(read_u32(out, at).unwrap_or_default());
-        out[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
+        if let Some(octets) = message.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+            *octets = ttl(u32::from_be_bytes(*octets)).to_be_bytes();
+        }
     }
-    head(&mut out[start..], asked, kept);
-    out[start + HEADER..start + HEADER + question.as_bytes().len()].copy_from_slice(question.as_bytes());
+    head(message, asked, kept);
+    message[HEADER..HEADER + question.as_bytes().len()].copy_from_slice(question.as_bytes());
     opt(out, start, asked, answer.rcode(), &[told, answer.extended_errors()]);
     if out.len() - start > limit {
         out.truncate(start);
@@ -132,21 +137,23 @@ fn head(message: &mut [u8], asked: Asked, kept: u16) {
     message[2..4].copy_from_slice(&flags.to_be_bytes());
 }
 
+/// Octets of an OPT without options.
+const OPT: usize = 11;
+
 /// Appends an OPT (RFC 6891) for a client that sent one, and counts it.
 fn opt(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, options: &[&[u8]]) {
-    if asked.edns.is_none() {
-        return;
-    }
-    let extended_rcode = u8::try_from(rcode.0 >> 4).expect("a response code has twelve bits");
-    out.extend([0, 0, 41]);
-    out.extend(UDP_PAYLOAD.to_be_bytes());
-    out.extend([extended_rcode, 0, if asked.dnssec_ok() { 0x80 } else { 0 }, 0]);
+    let Some(edns) = asked.edns else { return };
     let length = options.iter().map(|option| option.len()).sum::<usize>();
     // Options that no OPT can hold are left out: they only explain.
     let (length, options) = u16::try_from(length).map_or((0, &[][..]), |length| (length, options));
-    out.extend(length.to_be_bytes());
+    let [payload_0, payload_1] = UDP_PAYLOAD.to_be_bytes();
+    let extended_rcode = u8::try_from(rcode.0 >> 4).expect("a response code has twelve bits");
+    let dnssec_ok = if edns.dnssec_ok { DNSSEC_OK } else { 0 };
+    let [length_0, length_1] = length.to_be_bytes();
+    let fixed: [u8; OPT] = [0, 0, 41, payload_0, payload_1, extended_rcode, 0, dnssec_ok, 0, length_0, length_1];
+    out.extend_from_slice(&fixed);
     for option in options {
-        out.extend(*option);
+        out.extend_from_slice(option);
     }
     let count = read_u16(out, start + 10).unwrap_or_default().saturating_add(1);
     out[start + 10..start + 12].copy_from_slice(&count.to_be_bytes());

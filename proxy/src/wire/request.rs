@@ -114,34 +114,47 @@ pub fn parse(message: &[u8]) -> Result<(Asked, Question<'_>), Invalid> {
     if asked.flags & flag::OPCODE != 0 {
         return Err(Invalid::Answered(asked, Rcode::NOTIMP));
     }
-    let malformed = Err(Invalid::Answered(asked, Rcode::FORMERR));
     // RFC 9619: a query has exactly one question.
-    if word(4) != 1 {
-        return malformed;
-    }
-    let Some(question) = Question::starting(&message[HEADER..]) else { return malformed };
-    let mut at = HEADER + question.as_bytes().len();
-    let before_additional = u32::from(word(6)) + u32::from(word(8));
-    for index in 0..before_additional + u32::from(word(10)) {
-        let Some(record) = Record::at(message, at) else { return malformed };
-        at = record.end;
-        if record.rtype == rtype::OPT {
-            // RFC 6891 §6.1.1: at most one, in the additional section, owned by the root.
-            if index < before_additional || asked.edns.is_some() || message[record.start] != 0 {
-                return malformed;
-            }
-            asked.edns = Some(edns(&record));
+    let question = (word(4) == 1).then(|| Question::starting(&message[HEADER..])).flatten();
+    let malformed = Invalid::Answered(asked, Rcode::FORMERR);
+    let question = question.ok_or(malformed)?;
+    let rest = &message[HEADER + question.as_bytes().len()..];
+    asked.edns = match (word(6), word(8), word(10), rest) {
+        // What nearly all queries are, read without a walk: no record, or an OPT without options.
+        (0, 0, 0, []) => None,
+        (0, 0, 1, [0, 0, 41, payload_0, payload_1, _, version, flags, _, 0, 0]) => Some(Edns {
+            udp_payload: u16::from_be_bytes([*payload_0, *payload_1]),
+            version: *version,
+            dnssec_ok: flags & DNSSEC_OK != 0,
+        }),
+        (answers, authorities, additionals, _) => {
+            let before_additional = u32::from(answers) + u32::from(authorities);
+            let start = message.len() - rest.len();
+            walk(message, start, before_additional, additionals).ok_or(malformed)?
         }
-    }
-    if at != message.len() {
-        return malformed;
-    }
+    };
     Ok((asked, question))
 }
 
-fn edns(record: &Record) -> Edns {
-    let [_extended_rcode, version, flags, _] = record.ttl.to_be_bytes();
-    Edns { udp_payload: record.class, version, dnssec_ok: flags & 0x80 != 0 }
+/// DO, in the third octet of an OPT's TTL (RFC 3225).
+pub(super) const DNSSEC_OK: u8 = 0x80;
+
+/// The OPT among the records from an offset on; `None` where they are malformed or do not end with the message.
+fn walk(message: &[u8], mut at: usize, before_additional: u32, additionals: u16) -> Option<Option<Edns>> {
+    let mut edns = None;
+    for index in 0..before_additional + u32::from(additionals) {
+        let record = Record::at(message, at)?;
+        at = record.end;
+        if record.rtype == rtype::OPT {
+            // RFC 6891 §6.1.1: at most one, in the additional section, owned by the root.
+            if index < before_additional || edns.is_some() || message[record.start] != 0 {
+                return None;
+            }
+            let [_extended_rcode, version, flags, _] = record.ttl.to_be_bytes();
+            edns = Some(Edns { udp_payload: record.class, version, dnssec_ok: flags & DNSSEC_OK != 0 });
+        }
+    }
+    (at == message.len()).then_some(edns)
 }
 
 #[cfg(test)]
