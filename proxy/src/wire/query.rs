@@ -1,12 +1,12 @@
 //! What is sent to an upstream.
 
-use super::request::{Asked, Question};
+use super::request::{Asked, DNSSEC_OK, Question};
 use super::{UDP_PAYLOAD, flag, option};
 
 /// How the query travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privacy {
-    /// Encrypted: padded, so that its length does not tell the name.
+    /// Encrypted: padded, so that its length does not tell the name, on a connection that is to stay open.
     Encrypted,
     /// In the clear: padding would hide nothing.
     Plain,
@@ -15,26 +15,31 @@ pub enum Privacy {
 /// RFC 8467 §4.1: queries are padded to a multiple of 128 octets.
 const BLOCK: usize = 128;
 
+/// edns-tcp-keepalive without a timeout: the server is to tell its own (RFC 7828 §3.2.1).
+const TCP_KEEPALIVE: [u8; 4] = [0, 11, 0, 0];
+
 /// Writes the query for a question, as this proxy asks it: RD, CD and DO as the client asked, AD set so that the answer
 /// tells whether it was validated (RFC 6840 §5.7), and no EDNS option of the client's, so that nothing identifies it.
 pub fn write(out: &mut Vec<u8>, id: u16, asked: Asked, question: Question<'_>, privacy: Privacy) {
+    out.reserve(3 * BLOCK);
     let start = out.len();
-    out.extend(id.to_be_bytes());
-    out.extend(((asked.flags & (flag::RD | flag::CD)) | flag::AD).to_be_bytes());
-    out.extend([0, 1, 0, 0, 0, 0, 0, 1]);
-    out.extend(question.as_bytes());
-    out.extend([0, 0, 41]);
-    out.extend(UDP_PAYLOAD.to_be_bytes());
-    out.extend([0, 0, if asked.dnssec_ok() { 0x80 } else { 0 }, 0]);
-    let unpadded = out.len() - start + 2;
+    let flags = (asked.flags & (flag::RD | flag::CD)) | flag::AD;
+    out.extend_from_slice([id, flags, 1, 0, 0, 1].map(u16::to_be_bytes).as_flattened());
+    out.extend_from_slice(question.as_bytes());
+    let [payload_0, payload_1] = UDP_PAYLOAD.to_be_bytes();
+    let dnssec_ok = if asked.dnssec_ok() { DNSSEC_OK } else { 0 };
+    out.extend_from_slice(&[0, 0, 41, payload_0, payload_1, 0, 0, dnssec_ok, 0]);
     match privacy {
-        Privacy::Plain => out.extend([0, 0]),
+        Privacy::Plain => out.extend_from_slice(&[0, 0]),
         Privacy::Encrypted => {
-            let padding = (unpadded + 4).next_multiple_of(BLOCK) - (unpadded + 4);
-            let length = |bytes: usize| u16::try_from(bytes).expect("padding is shorter than a block").to_be_bytes();
-            out.extend(length(padding + 4));
-            out.extend(option::PADDING.to_be_bytes());
-            out.extend(length(padding));
+            // Behind the length of the OPT's data: keepalive, and the head of the padding.
+            let unpadded = out.len() - start + 2 + TCP_KEEPALIVE.len() + 4;
+            let padding = unpadded.next_multiple_of(BLOCK) - unpadded;
+            let length = |octets: usize| u16::try_from(octets).expect("padding is shorter than a block").to_be_bytes();
+            out.extend_from_slice(&length(TCP_KEEPALIVE.len() + 4 + padding));
+            out.extend_from_slice(&TCP_KEEPALIVE);
+            out.extend_from_slice(&option::PADDING.to_be_bytes());
+            out.extend_from_slice(&length(padding));
             out.resize(out.len() + padding, 0);
         }
     }
@@ -68,6 +73,29 @@ mod tests {
             assert_eq!(bytes.len() % BLOCK, 0);
             assert!(parse(&bytes).is_ok());
         }
+    }
+
+    #[test]
+    fn encrypted_queries_ask_for_the_idle_timeout_and_identify_no_client() {
+        let options = |privacy| {
+            let bytes = written("www.example.com", asked(flag::RD, false), privacy);
+            let edns = Message::from_bytes(&bytes).unwrap().edns.unwrap();
+            edns.options().as_ref().iter().map(|(code, _)| u16::from(*code)).collect::<Vec<_>>()
+        };
+        assert_eq!(options(Privacy::Encrypted), [option::TCP_KEEPALIVE, option::PADDING]);
+        assert!(options(Privacy::Plain).is_empty());
+    }
+
+    #[test]
+    fn the_longest_question_is_asked_too() {
+        let longest = [[63, b'a'].as_slice(), &[b'a'; 62]].concat().repeat(3);
+        let mut question = [longest.as_slice(), &[61], &[b'b'; 61], &[0]].concat();
+        assert_eq!(question.len(), 255);
+        question.extend([0, 28, 0, 1]);
+        let mut out = Vec::new();
+        write(&mut out, 1, asked(0, true), Question::starting(&question).unwrap(), Privacy::Encrypted);
+        assert_eq!(out.len() % BLOCK, 0);
+        assert!(parse(&out).is_ok_and(|(asked, read)| asked.dnssec_ok() && read.as_bytes() == question));
     }
 
     #[test]
