@@ -30,17 +30,19 @@ pub struct Policy {
     cluster: Option<Zone>,
 }
 
-/// A cluster's domain, with the SOA that goes with its negative answers.
+/// A cluster's domain, with what goes with its negative answers.
 #[derive(Debug)]
 struct Zone {
     name: Vec<u8>,
     soa: Vec<u8>,
+    impossible: ExtendedError,
+    bare_host: ExtendedError,
 }
 
 impl Policy {
     /// The rules for a proxy inside the cluster with this domain, or outside any.
     pub fn new(cluster_domain: Option<&Suffix>) -> Self {
-        Self { cluster: cluster_domain.map(|domain| Zone { name: from_text(domain.as_str()), soa: soa(domain) }) }
+        Self { cluster: cluster_domain.map(Zone::new) }
     }
 
     /// Judges a question; `lower` is its name in lower case.
@@ -55,21 +57,60 @@ impl Policy {
             return Verdict::Answer(own);
         }
         match &self.cluster {
-            Some(zone) if is_impossible(lower, &zone.name) => Verdict::Answer(zone.nxdomain()),
-            Some(_) if is_bare_host(question, lower) => Verdict::Answer(bare_host()),
+            Some(zone) if zone.is_impossible(lower) => Verdict::Answer(zone.nxdomain()),
+            Some(zone) if is_bare_host(question, lower) => Verdict::Answer(zone.bare_host()),
             _ => Verdict::Forward,
         }
     }
 }
 
 impl Zone {
+    fn new(domain: &Suffix) -> Self {
+        let synthesized = |text: &str| ExtendedError { code: ExtendedError::SYNTHESIZED, text: text.to_owned() };
+        Self {
+            name: from_text(domain.as_str()),
+            soa: soa(domain),
+            impossible: synthesized("the Kubernetes DNS specification has no such name"),
+            bare_host: synthesized("a single label is no public name"),
+        }
+    }
+
     fn nxdomain(&self) -> Own<'_> {
-        let authority = OwnRecord { owner: Some(&self.name), rtype: rtype::SOA, ttl: TTL, rdata: self.soa.clone() };
-        let cause = ExtendedError {
-            code: ExtendedError::SYNTHESIZED,
-            text: "the Kubernetes DNS specification has no such name".to_owned(),
-        };
-        Own { rcode: Rcode::NXDOMAIN, answer: None, authority: Some(authority), cause: Some(cause) }
+        let authority = OwnRecord { owner: Some(&self.name), rtype: rtype::SOA, ttl: TTL, rdata: &self.soa };
+        Own { rcode: Rcode::NXDOMAIN, answer: None, authority: Some(authority), cause: Some(&self.impossible) }
+    }
+
+    fn bare_host(&self) -> Own<'_> {
+        Own { rcode: Rcode::NXDOMAIN, answer: None, authority: None, cause: Some(&self.bare_host) }
+    }
+
+    /// Whether a name under the cluster's domain is one that the Kubernetes DNS specification (1.1.0) cannot contain.
+    ///
+    /// It contains services (`service.namespace.svc`), their endpoints (`host.service.namespace.svc`) and ports
+    /// (`_port._proto.service.namespace.svc`), pods (`address.namespace.pod`, and under a service), the version record,
+    /// and CoreDNS's own name server (`ns.dns`). What libc makes of `www.example.com` and the search list is mostly none
+    /// of them.
+    fn is_impossible(&self, lower: Name<'_>) -> bool {
+        let Some(above) = lower.labels_above(&self.name) else { return false };
+        let (mut first, mut second, mut last, mut count) = (&[][..], &[][..], &[][..], 0);
+        for label in above {
+            match count {
+                0 => first = label,
+                1 => second = label,
+                _ => {}
+            }
+            last = label;
+            count += 1;
+        }
+        match (last, count) {
+            (_, 0) => false,
+            (b"svc", 5) => !(first.starts_with(b"_") && second.starts_with(b"_")),
+            (b"svc", _) => count > 4,
+            (b"pod", _) => count > 3,
+            (b"dns", _) => !(count == 1 || count == 2 && first == b"ns"),
+            (b"dns-version", 1) => false,
+            _ => true,
+        }
     }
 }
 
@@ -82,81 +123,42 @@ fn soa(domain: &Suffix) -> Vec<u8> {
     rdata
 }
 
+/// `localhost.`
+const LOCALHOST: &[u8] = b"\x09localhost\x00";
+
 /// Names that every resolver answers itself (RFC 6761, 7686, 9462).
 fn special_use<'a>(question: Question<'_>, lower: Name<'_>) -> Option<Own<'a>> {
-    let labels: Vec<&[u8]> = lower.labels().take(MANY).collect();
     let own = |rtype, rdata| {
         let answer = OwnRecord { owner: None, rtype, ttl: TTL, rdata };
         Some(Own { rcode: Rcode::NOERROR, answer: Some(answer), authority: None, cause: None })
     };
     let empty = |rcode| Some(Own { rcode, answer: None, authority: None, cause: None });
-    match (labels.as_slice(), question.qtype()) {
-        ([.., b"localhost"], rtype::A) => own(rtype::A, vec![127, 0, 0, 1]),
-        ([.., b"localhost"], rtype::AAAA) => own(rtype::AAAA, [&[0; 15][..], &[1]].concat()),
-        ([.., b"localhost"], _) => empty(Rcode::NOERROR),
-        ([_, _, _, b"127", b"in-addr", b"arpa"], rtype::PTR) => own(rtype::PTR, from_text("localhost")),
-        (ip6, rtype::PTR) if is_ipv6_loopback(ip6) => own(rtype::PTR, from_text("localhost")),
-        ([.., b"invalid" | b"onion"], _) => empty(Rcode::NXDOMAIN),
+    // The three labels next to the root, and how many there are.
+    let ([third, second, top], count) =
+        lower.labels().fold(([&[][..]; 3], 0), |([_, b, c], count), label| ([b, c, label], count + 1));
+    match (third, second, top, question.qtype()) {
+        (_, _, b"localhost", rtype::A) => own(rtype::A, &[127, 0, 0, 1]),
+        (_, _, b"localhost", rtype::AAAA) => own(rtype::AAAA, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        (_, _, b"localhost", _) => empty(Rcode::NOERROR),
+        (b"127", b"in-addr", b"arpa", rtype::PTR) if count == 6 => own(rtype::PTR, LOCALHOST),
+        (_, b"ip6", b"arpa", rtype::PTR) if is_ipv6_loopback(lower) => own(rtype::PTR, LOCALHOST),
+        (_, _, b"invalid" | b"onion", _) => empty(Rcode::NXDOMAIN),
         // Forwarding this would tell an app's resolver where to go around the proxy.
-        ([.., b"resolver", b"arpa"], _) => empty(Rcode::NOERROR),
+        (_, b"resolver", b"arpa", _) => empty(Rcode::NOERROR),
         _ => None,
     }
 }
 
-/// More labels than any name has.
-const MANY: usize = 128;
-
-fn is_ipv6_loopback(labels: &[&[u8]]) -> bool {
-    let [b"1", zeros @ .., b"ip6", b"arpa"] = labels else { return false };
-    zeros.len() == 31 && zeros.iter().all(|label| label == b"0")
+/// Whether it is `1.0.….0.ip6.arpa.` with all 32 digits.
+fn is_ipv6_loopback(lower: Name<'_>) -> bool {
+    let mut labels = lower.labels();
+    labels.next() == Some(b"1") && lower.labels().count() == 34 && labels.take(31).all(|label| label == b"0")
 }
 
 /// Whether the address of a single label is asked for: a service's name that the search list did not find. No public
 /// name is such a one (RFC 7085), and a public resolver would learn what the cluster calls its own.
 fn is_bare_host(question: Question<'_>, lower: Name<'_>) -> bool {
     matches!(question.qtype(), rtype::A | rtype::AAAA) && lower.labels().take(2).count() == 1
-}
-
-fn bare_host() -> Own<'static> {
-    let text = "a single label is no public name".to_owned();
-    let cause = ExtendedError { code: ExtendedError::SYNTHESIZED, text };
-    Own { rcode: Rcode::NXDOMAIN, answer: None, authority: None, cause: Some(cause) }
-}
-
-/// Whether a name under the cluster's domain is one that the Kubernetes DNS specification (1.1.0) cannot contain.
-///
-/// It contains services (`service.namespace.svc`), their endpoints (`host.service.namespace.svc`) and ports
-/// (`_port._proto.service.namespace.svc`), pods (`address.namespace.pod`, and under a service), the version record, and
-/// CoreDNS's own name server (`ns.dns`). What libc makes of `www.example.com` and the search list is mostly none of them.
-fn is_impossible(lower: Name<'_>, zone: &[u8]) -> bool {
-    let Some(above) = lower.as_bytes().strip_suffix(zone) else { return false };
-    // A suffix of the bytes is a suffix of the labels only where a label starts.
-    if !lower.and_ancestors().any(|ancestor| ancestor.as_bytes().len() == zone.len()) {
-        return false;
-    }
-    let labels: Vec<&[u8]> = labels_of(above);
-    match labels.as_slice() {
-        [] => false,
-        [names @ .., b"svc"] => match names {
-            [port, protocol, _service, _namespace] => !(port.starts_with(b"_") && protocol.starts_with(b"_")),
-            _ => names.len() > 3,
-        },
-        [names @ .., b"pod"] => names.len() > 2,
-        [names @ .., b"dns"] => !matches!(names, [] | [b"ns"]),
-        [b"dns-version"] => false,
-        _ => true,
-    }
-}
-
-/// The labels of a name whose end was cut off at a label's start.
-fn labels_of(mut bytes: &[u8]) -> Vec<&[u8]> {
-    let mut labels = Vec::new();
-    while let Some((length, rest)) = bytes.split_first() {
-        let Some((label, rest)) = rest.split_at_checked(usize::from(*length)) else { break };
-        labels.push(label);
-        bytes = rest;
-    }
-    labels
 }
 
 #[cfg(test)]
@@ -172,7 +174,7 @@ mod tests {
         match policy.judge(question, question.name()) {
             Verdict::Forward => (None, None),
             Verdict::Refuse(rcode) => (Some(rcode), None),
-            Verdict::Answer(own) => (Some(own.rcode), own.answer.map(|record| record.rdata)),
+            Verdict::Answer(own) => (Some(own.rcode), own.answer.map(|record| record.rdata.to_vec())),
         }
     }
 

@@ -134,6 +134,18 @@ impl ExtendedError {
     pub const SYNTHESIZED: u16 = 29;
     /// INFO-CODE 0, Other.
     pub const OTHER: u16 = 0;
+
+    /// Short enough that header, the longest question and the text fit 512 octets.
+    const LONGEST_TEXT: usize = 200;
+
+    /// As an EDNS option: its head, and its text, which is cut where it is long.
+    pub(crate) fn as_option(&self) -> ([u8; 6], &[u8]) {
+        let text = &self.text[..self.text.floor_char_boundary(Self::LONGEST_TEXT)];
+        let length = u16::try_from(text.len() + 2).expect("the text is bounded");
+        let mut head = [0; 6];
+        head.copy_from_slice([option::EXTENDED_ERROR, length, self.code].map(u16::to_be_bytes).as_flattened());
+        (head, text.as_bytes())
+    }
 }
 
 /// EDNS option codes.
@@ -191,3 +203,6 @@ impl Record {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::request::Question;
-use super::{ExtendedError, HEADER, Rcode, flag, option, read_u16};
+use super::{ExtendedError, HEADER, Rcode, flag, read_u16};
 
 /// An answer: wire bytes without the upstream's OPT, and where the TTLs stand in them. Cloning it copies no bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -65,14 +65,19 @@ impl Answer {
 
     /// A failure of the proxy's own, to be kept like one of an upstream's: no records, a code, and its cause.
     pub fn failed(question: Question<'_>, rcode: Rcode, cause: &ExtendedError) -> Self {
-        let cause = cause.as_option();
-        let outline =
-            Outline { message: HEADER + question.as_bytes().len(), extended_errors: cause.len(), ..Outline::default() };
+        let (head, text) = cause.as_option();
+        let outline = Outline {
+            message: HEADER + question.as_bytes().len(),
+            extended_errors: head.len() + text.len(),
+            ..Outline::default()
+        };
         let written = Self::write(&outline, |parts| {
             parts.message[2..4].copy_from_slice(&(flag::QR | (rcode.0 & flag::RCODE)).to_be_bytes());
             parts.message[5] = 1;
             parts.message[HEADER..].copy_from_slice(question.as_bytes());
-            parts.extended_errors.copy_from_slice(&cause);
+            let (at_head, at_text) = parts.extended_errors.split_at_mut(head.len());
+            at_head.copy_from_slice(&head);
+            at_text.copy_from_slice(text);
         });
         written.expect("a question and a bounded text are far below 65,535 octets")
     }
@@ -81,6 +86,18 @@ impl Answer {
     pub fn message(&self) -> &[u8] {
         let (head, body) = self.split();
         body.get(..head.message).unwrap_or_default()
+    }
+
+    /// The message up to its additional section, the header's count of which is left as it is.
+    pub(crate) fn without_additionals(&self) -> &[u8] {
+        let message = self.message();
+        let count = |at| usize::from(read_u16(message, at).unwrap_or_default());
+        let end = match (count(6) + count(8)).checked_sub(1) {
+            None => self.question().map(|question| HEADER + question.as_bytes().len()),
+            // Behind a TTL stand the length of the data, and the data.
+            Some(last) => self.ttl_offsets().nth(last).map(|ttl_at| ttl_at + 6 + count(ttl_at + 4)),
+        };
+        end.and_then(|end| message.get(..end)).unwrap_or(message)
     }
 
     /// Where in the message TTLs stand.
@@ -187,22 +204,5 @@ impl std::fmt::Debug for Answer {
         let name = self.question().map(|question| question.name().to_string());
         let lifetime = self.lifetime();
         write!(f, "Answer({name:?}, {}, {lifetime} s, {} octets)", self.rcode().as_str(), self.message().len())
-    }
-}
-
-impl ExtendedError {
-    /// Short enough that header, the longest question and the text fit 512 bytes.
-    const LONGEST_TEXT: usize = 200;
-
-    /// As an EDNS option.
-    pub(crate) fn as_option(&self) -> Vec<u8> {
-        let text = &self.text[..self.text.floor_char_boundary(Self::LONGEST_TEXT)];
-        let length = u16::try_from(text.len() + 2).expect("the text is bounded");
-        let mut bytes = Vec::with_capacity(text.len() + 6);
-        bytes.extend(option::EXTENDED_ERROR.to_be_bytes());
-        bytes.extend(length.to_be_bytes());
-        bytes.extend(self.code.to_be_bytes());
-        bytes.extend(text.as_bytes());
-        bytes
     }
 }

@@ -102,6 +102,18 @@ impl<'a> Name<'a> {
         })
     }
 
+    /// The labels from the left down to a name that it ends in, both in lower case; `None` where it does not.
+    pub fn labels_above(self, end: &[u8]) -> Option<impl Iterator<Item = &'a [u8]>> {
+        let length = self.0.strip_suffix(end)?.len();
+        let (mut count, mut at) = (0, 0);
+        // A suffix of the bytes is a suffix of the labels only where a label starts.
+        while at < length {
+            at += 1 + usize::from(*self.0.get(at)?);
+            count += 1;
+        }
+        (at == length).then(|| self.labels().take(count))
+    }
+
     /// The name itself and each name above it, down to the root, from the longest.
     pub fn and_ancestors(self) -> impl Iterator<Item = Name<'a>> {
         let mut next = Some(self.0);

@@ -1,19 +1,49 @@
 //! What is sent to a client.
 
+use super::answer::Answer;
 use super::request::{Asked, DNSSEC_OK, Question};
-use super::response::Answer;
 use super::{CLASS_IN, ExtendedError, HEADER, Rcode, UDP_PAYLOAD, flag, option, read_u16};
+
+/// A record of our own making; its owner is the question's name, or, in the authority section, a name given in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnRecord<'a> {
+    /// The owner's wire bytes; `None` for the question's name.
+    pub owner: Option<&'a [u8]>,
+    /// Its type.
+    pub rtype: u16,
+    /// Its TTL, in seconds.
+    pub ttl: u32,
+    /// Its data.
+    pub rdata: &'a [u8],
+}
+
+/// What the proxy answers by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own<'a> {
+    /// The code.
+    pub rcode: Rcode,
+    /// The one record of the answer section, if any.
+    pub answer: Option<OwnRecord<'a>>,
+    /// The one record of the authority section, if any.
+    pub authority: Option<OwnRecord<'a>>,
+    /// Why, for a client that speaks EDNS.
+    pub cause: Option<&'a ExtendedError>,
+}
 
 /// TTL of a stale record, in seconds (RFC 8767 §4).
 const STALE_TTL: u32 = 30;
 
+/// Octets of an OPT without options.
+const OPT: usize = 11;
+
 /// Writes an answer as this client asked for it: its id, its letter case, its RD and CD, AD only where it was asked for
-/// (RFC 6840 §5.8), an OPT only for who sent one, TTLs less the answer's age in seconds, TC and no records where it
-/// would not fit the limit. The client's and the answer's question are the same but for case.
+/// (RFC 6840 §5.8), an OPT only for who sent one, TTLs less the answer's age in seconds. The client's and the answer's
+/// question are the same but for case. What would not fit the limit loses, in this order, what only explains, the
+/// additional section (RFC 2181 §9), and all records, which TC tells.
 pub fn answer(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, answer: &Answer, age: u32, limit: usize) {
     let wants_ad = asked.has(flag::AD) || asked.dnssec_ok();
     let kept = answer.flags() & (flag::TC | flag::RCODE | if wants_ad { flag::AD } else { 0 });
-    write(out, asked, question, answer, kept, &[], limit, |ttl| ttl.saturating_sub(age));
+    Reply { asked, question, answer, kept, told: &[], limit }.write(out, |ttl| ttl.saturating_sub(age));
 }
 
 /// Writes an answer that has ended, as [`answer()`] does, and says so (RFC 8767, RFC 8914): TTLs of 30 seconds, an
@@ -27,37 +57,73 @@ pub fn stale(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, answer: &A
     let [option_0, option_1] = option::EXTENDED_ERROR.to_be_bytes();
     let told = [option_0, option_1, 0, 2, code_0, code_1];
     let kept = answer.flags() & (flag::TC | flag::RCODE);
-    write(out, asked, question, answer, kept, &told, limit, |_| STALE_TTL);
+    Reply { asked, question, answer, kept, told: &told, limit }.write(out, |_| STALE_TTL);
 }
 
-#[expect(clippy::too_many_arguments, reason = "what the two ways to tell an answer have in common, in this file alone")]
-fn write(
-    out: &mut Vec<u8>,
+/// What both ways to tell an answer have in common.
+struct Reply<'a> {
     asked: Asked,
-    question: Question<'_>,
-    answer: &Answer,
+    question: Question<'a>,
+    answer: &'a Answer,
+    /// The flags that are kept from the answer.
     kept: u16,
-    told: &[u8],
+    /// EDNS options before the upstream's.
+    told: &'a [u8],
     limit: usize,
-    ttl: impl Fn(u32) -> u32,
-) {
-    let start = out.len();
-    // Once, so that what is appended below finds room.
-    out.reserve(answer.message().len() + OPT + told.len() + answer.extended_errors().len());
-    out.extend_from_slice(answer.message());
-    let message = &mut out[start..];
-    for at in answer.ttl_offsets() {
-        if let Some(octets) = message.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
-            *octets = ttl(u32::from_be_bytes(*octets)).to_be_bytes();
+}
+
+impl Reply<'_> {
+    fn write(&self, out: &mut Vec<u8>, ttl: impl Fn(u32) -> u32) {
+        let start = out.len();
+        let (message, errors) = (self.answer.message(), self.answer.extended_errors());
+        let opt_length = if self.asked.edns.is_some() { OPT + self.told.len() + errors.len() } else { 0 };
+        if message.len() + opt_length > self.limit {
+            return self.write_less(out, ttl);
         }
+        // Once, so that what is appended below finds room.
+        out.reserve(message.len() + opt_length);
+        self.body(out, message, ttl);
+        opt(out, start, self.asked, self.answer.rcode(), &[self.told, errors]);
     }
-    head(message, asked, kept);
-    message[HEADER..HEADER + question.as_bytes().len()].copy_from_slice(question.as_bytes());
-    opt(out, start, asked, answer.rcode(), &[told, answer.extended_errors()]);
-    if out.len() - start > limit {
-        out.truncate(start);
-        empty(out, asked, question, (kept & !flag::AD) | flag::TC);
-        opt(out, start, asked, answer.rcode(), &[]);
+
+    /// The message, made this client's.
+    #[inline]
+    fn body(&self, out: &mut Vec<u8>, message: &[u8], ttl: impl Fn(u32) -> u32) {
+        let start = out.len();
+        out.extend_from_slice(message);
+        let message = &mut out[start..];
+        for at in self.answer.ttl_offsets() {
+            if let Some(octets) = message.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+                *octets = ttl(u32::from_be_bytes(*octets)).to_be_bytes();
+            }
+        }
+        head(message, self.asked, self.kept);
+        message[HEADER..HEADER + self.question.as_bytes().len()].copy_from_slice(self.question.as_bytes());
+    }
+
+    /// As much as fits the limit.
+    #[cold]
+    fn write_less(&self, out: &mut Vec<u8>, ttl: impl Fn(u32) -> u32) {
+        let start = out.len();
+        let rcode = self.answer.rcode();
+        let message = self.answer.message();
+        let opt_length = if self.asked.edns.is_some() { OPT } else { 0 };
+        let required = self.answer.without_additionals();
+        if message.len() + opt_length <= self.limit {
+            self.body(out, message, ttl);
+            opt(out, start, self.asked, rcode, &[]);
+        } else if required.len() + opt_length <= self.limit {
+            self.body(out, required, ttl);
+            out[start + 10..start + HEADER].fill(0);
+            opt(out, start, self.asked, rcode, &[]);
+        } else if required.len() <= self.limit && self.limit > usize::from(UDP_PAYLOAD) {
+            // On a stream, where nothing larger can be had, a whole answer is worth more than an OPT that says nothing.
+            self.body(out, required, ttl);
+            out[start + 10..start + HEADER].fill(0);
+        } else {
+            empty(out, self.asked, self.question, (self.kept & !flag::AD) | flag::TC);
+            opt(out, start, self.asked, rcode, &[]);
+        }
     }
 }
 
@@ -65,7 +131,7 @@ fn write(
 pub fn failure(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, rcode: Rcode, cause: Option<&ExtendedError>) {
     let start = out.len();
     empty(out, asked, question, rcode.0 & flag::RCODE);
-    opt(out, start, asked, rcode, &[&cause.map(ExtendedError::as_option).unwrap_or_default()]);
+    explained(out, start, asked, rcode, cause);
 }
 
 /// Writes the reply to what could not be read as a query: a bare header.
@@ -75,50 +141,27 @@ pub fn bare_failure(out: &mut Vec<u8>, asked: Asked, rcode: Rcode) {
     head(&mut out[start..], asked, (asked.flags & flag::OPCODE) | rcode.0);
 }
 
-/// A record of our own making; its owner is the question's name, or, in the authority section, a name given in full.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnRecord<'a> {
-    /// The owner's wire bytes; `None` for the question's name.
-    pub owner: Option<&'a [u8]>,
-    /// Its type.
-    pub rtype: u16,
-    /// Its TTL, in seconds.
-    pub ttl: u32,
-    /// Its data.
-    pub rdata: Vec<u8>,
-}
-
-/// What the proxy answers by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Own<'a> {
-    /// The code.
-    pub rcode: Rcode,
-    /// The one record of the answer section, if any.
-    pub answer: Option<OwnRecord<'a>>,
-    /// The one record of the authority section, if any.
-    pub authority: Option<OwnRecord<'a>>,
-    /// Why, for a client that speaks EDNS.
-    pub cause: Option<ExtendedError>,
-}
-
-/// Writes an answer of the proxy's own.
+/// Writes an answer of the proxy's own, which fits a datagram: of what is long only the code is told.
 pub fn own(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, own: &Own<'_>) {
     let start = out.len();
     empty(out, asked, question, own.rcode.0 & flag::RCODE);
     for (count_at, record) in [(7, &own.answer), (9, &own.authority)] {
         let Some(record) = record else { continue };
         out[start + count_at] = 1;
-        match record.owner {
-            Some(owner) => out.extend(owner),
-            None => out.extend([0xc0, 12]), // a pointer to the question's name, right behind the header
-        }
-        out.extend(record.rtype.to_be_bytes());
-        out.extend(CLASS_IN.to_be_bytes());
-        out.extend(record.ttl.to_be_bytes());
-        out.extend(u16::try_from(record.rdata.len()).expect("our own records are short").to_be_bytes());
-        out.extend(&record.rdata);
+        // A pointer to the question's name, right behind the header, where no owner is given.
+        out.extend_from_slice(record.owner.unwrap_or(&[0xc0, 12]));
+        out.extend_from_slice([record.rtype, CLASS_IN].map(u16::to_be_bytes).as_flattened());
+        out.extend_from_slice(&record.ttl.to_be_bytes());
+        let length = u16::try_from(record.rdata.len()).expect("our own records are short");
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(record.rdata);
     }
-    opt(out, start, asked, own.rcode, &[&own.cause.as_ref().map(ExtendedError::as_option).unwrap_or_default()]);
+    explained(out, start, asked, own.rcode, own.cause);
+    if out.len() - start > asked.udp_limit() {
+        // A long name in a cluster with a long domain: the code is what counts.
+        out.truncate(start);
+        failure(out, asked, question, own.rcode, None);
+    }
 }
 
 /// A message without records: header and question.
@@ -127,36 +170,38 @@ fn empty(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, kept: u16) {
     out.resize(start + HEADER, 0);
     head(&mut out[start..], asked, kept);
     out[start + 5] = 1;
-    out.extend(question.as_bytes());
+    out.extend_from_slice(question.as_bytes());
 }
 
 /// Sets id and flags: those kept from the answer, RD and CD from the client, and QR and RA.
 fn head(message: &mut [u8], asked: Asked, kept: u16) {
-    message[..2].copy_from_slice(&asked.id.to_be_bytes());
     let flags = kept | flag::QR | flag::RA | (asked.flags & (flag::RD | flag::CD));
-    message[2..4].copy_from_slice(&flags.to_be_bytes());
+    message[..4].copy_from_slice([asked.id, flags].map(u16::to_be_bytes).as_flattened());
 }
 
-/// Octets of an OPT without options.
-const OPT: usize = 11;
+/// Appends an OPT with a cause.
+fn explained(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, cause: Option<&ExtendedError>) {
+    match cause.map(ExtendedError::as_option) {
+        Some((head, text)) => opt(out, start, asked, rcode, &[&head, text]),
+        None => opt(out, start, asked, rcode, &[]),
+    }
+}
 
-/// Appends an OPT (RFC 6891) for a client that sent one, and counts it.
+/// Appends an OPT (RFC 6891) for a client that sent one, and counts it. The options fit the message.
 fn opt(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, options: &[&[u8]]) {
     let Some(edns) = asked.edns else { return };
     let length = options.iter().map(|option| option.len()).sum::<usize>();
-    // Options that no OPT can hold are left out: they only explain.
-    let (length, options) = u16::try_from(length).map_or((0, &[][..]), |length| (length, options));
+    let [length_0, length_1] = u16::try_from(length).expect("they fit the message, and so 16 bits").to_be_bytes();
     let [payload_0, payload_1] = UDP_PAYLOAD.to_be_bytes();
     let extended_rcode = u8::try_from(rcode.0 >> 4).expect("a response code has twelve bits");
     let dnssec_ok = if edns.dnssec_ok { DNSSEC_OK } else { 0 };
-    let [length_0, length_1] = length.to_be_bytes();
     let fixed: [u8; OPT] = [0, 0, 41, payload_0, payload_1, extended_rcode, 0, dnssec_ok, 0, length_0, length_1];
     out.extend_from_slice(&fixed);
     for option in options {
         out.extend_from_slice(option);
     }
     let count = read_u16(out, start + 10).unwrap_or_default().saturating_add(1);
-    out[start + 10..start + 12].copy_from_slice(&count.to_be_bytes());
+    out[start + 10..start + HEADER].copy_from_slice(&count.to_be_bytes());
 }
 
 #[cfg(test)]
@@ -305,11 +350,32 @@ mod tests {
     }
 
     #[test]
+    fn an_own_answer_that_is_long_tells_its_code_alone() {
+        let question = question_bytes();
+        let authority = OwnRecord { owner: None, rtype: 6, ttl: 60, rdata: &[0; 500] };
+        let answer = Own { rcode: Rcode::NXDOMAIN, answer: None, authority: Some(authority), cause: None };
+        let mut out = Vec::new();
+        own(&mut out, Asked { id: 1, flags: 0, edns: None }, Question::starting(&question).unwrap(), &answer);
+        assert_eq!(out.len(), HEADER + question.len());
+        assert_eq!(Message::from_vec(&out).unwrap().metadata.response_code, ResponseCode::NXDomain);
+    }
+
+    #[test]
+    fn the_clients_do_is_echoed_and_nothing_else_of_its_edns() {
+        for dnssec_ok in [false, true] {
+            let edns = Some(Edns { udp_payload: 4096, version: 0, dnssec_ok });
+            let (_, message) = replied(Asked { id: 1, flags: 0, edns }, &upstream_answer(1), 0, 512);
+            let edns = message.edns.unwrap();
+            assert_eq!((edns.flags().dnssec_ok, edns.max_payload(), edns.version()), (dnssec_ok, UDP_PAYLOAD, 0));
+        }
+    }
+
+    #[test]
     fn an_own_answer_can_be_read_by_others() {
         let question = question_bytes();
-        let zone = from_text("example.com");
-        let record = OwnRecord { owner: None, rtype: 1, ttl: 60, rdata: vec![127, 0, 0, 1] };
-        let authority = OwnRecord { owner: Some(&zone), rtype: 2, ttl: 60, rdata: from_text("ns.example.com") };
+        let (zone, server) = (from_text("example.com"), from_text("ns.example.com"));
+        let record = OwnRecord { owner: None, rtype: 1, ttl: 60, rdata: &[127, 0, 0, 1] };
+        let authority = OwnRecord { owner: Some(&zone), rtype: 2, ttl: 60, rdata: &server };
         let answer = Own { rcode: Rcode::NOERROR, answer: Some(record), authority: Some(authority), cause: None };
         let mut out = Vec::new();
         own(&mut out, Asked { id: 1, flags: 0, edns: EDNS }, Question::starting(&question).unwrap(), &answer);
