@@ -16,7 +16,8 @@ use crate::resolve::Resolver;
 use crate::router::GroupIndex;
 use crate::upstream::cause::{Cause, Failure};
 use crate::upstream::connection::{Asker, Attempt, Query};
-use crate::upstream::group::{Batch, Before, Group};
+use crate::upstream::group::{Batch, Group};
+use crate::upstream::rescue::{Before, Rescue};
 use crate::wire::reply;
 use crate::wire::request::{Asked, Question};
 use crate::wire::response::Answer;
@@ -203,7 +204,7 @@ impl Lookup {
                 Stage::Asked(attempt) => Before::Asked(attempt, Arc::clone(&lookup).first_failed()),
                 Stage::Unresolved(attempt, answer) => Before::Unresolved(attempt, answer),
             };
-            let asking = lookup.group().ask(lookup.asked, lookup.question(), lookup.deadline, before);
+            let asking = Rescue::by(lookup.group(), lookup.asked, lookup.question(), lookup.deadline).run(before);
             let mut asking = std::pin::pin!(asking);
             let outcome = tokio::select! {
                 outcome = &mut asking => outcome,

@@ -1,8 +1,9 @@
 //! Asking servers.
 //!
 //! ```text
-//! group (which server, when to ask another) ──► server ──► dot ──► connect (TCP, TLS, who is it) ──► connection (many queries in flight)
-//!   └─ choice, health                             └─► plain (UDP again and again, then TCP)
+//! group (asks the best server at once) ──► server ──► dot ──► connect (TCP, TLS, who is it) ──► connection (many queries in flight)
+//!   │  choice, health                        ▲  └───► plain (UDP again and again, then TCP)
+//!   └─► rescue (the next one, or again) ─────┘
 //! ```
 
 pub mod cause;
@@ -14,6 +15,7 @@ pub mod group;
 pub mod health;
 mod pins;
 pub mod plain;
+pub mod rescue;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub mod server;

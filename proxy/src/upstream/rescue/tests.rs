@@ -2,7 +2,11 @@
 
 use super::*;
 use crate::upstream::scripted::{Mood, Scripted, question};
+use crate::upstream::server::Metrics;
 use crate::wire::flag;
+use crate::wire::response::TtlBounds;
+use dot_proxy_config::Strategy;
+use tokio::runtime::Handle;
 
 const ASKED: Asked = Asked { id: 1, flags: flag::RD, edns: None };
 const BOUNDS: TtlBounds = TtlBounds { min: 0, max: 86_400 };
@@ -19,7 +23,7 @@ async fn ask(group: &Group, name: &str) -> (Result<(), Cause>, Duration) {
     let (began, bytes) = (Instant::now(), question(name));
     let before: Before<std::future::Pending<Cause>> = Before::Nothing;
     let question = Question::starting(&bytes).unwrap();
-    let outcome = group.ask(ASKED, question, began + Duration::from_secs(4), before).await;
+    let outcome = Rescue::by(group, ASKED, question, began + Duration::from_secs(4)).run(before).await;
     (outcome.map(drop).map_err(|failure| failure.cause), began.elapsed())
 }
 
@@ -135,7 +139,7 @@ async fn the_next_server_is_asked_about_what_one_could_not_resolve_and_a_failure
     let bytes = question("b.example");
     let before: Before<std::future::Pending<Cause>> = Before::Nothing;
     let deadline = Instant::now() + Duration::from_secs(4);
-    let answer = group.ask(ASKED, Question::starting(&bytes).unwrap(), deadline, before).await.unwrap();
+    let answer = Rescue::by(&group, ASKED, Question::starting(&bytes).unwrap(), deadline).run(before).await.unwrap();
     assert_eq!(answer.rcode().0, u16::from(SERVFAIL));
 }
 
