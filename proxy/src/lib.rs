@@ -23,6 +23,7 @@ pub mod datagrams;
 pub mod listener;
 pub mod logging;
 pub mod lookup;
+pub mod memory;
 pub mod policy;
 pub mod replies;
 pub mod resolve;

@@ -1,6 +1,7 @@
 //! The proxy itself: `dot-proxy` without a subcommand.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
@@ -10,6 +11,10 @@ use super::{Failure, runtime};
 use crate::app::App;
 use crate::config::Resolved;
 use crate::logging::{self, Destination};
+use crate::memory;
+
+/// The start is over by then: an upstream that is not far has been connected to.
+const STARTED: Duration = Duration::from_millis(250);
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -23,6 +28,10 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         let (address, admin) = (app.address().map_err(|error| work(&error))?, app.admin_address().map_err(|error| work(&error))?);
         let upstreams: Vec<_> = written.upstream.servers.iter().map(ToString::to_string).collect();
         info!(version = env!("CARGO_PKG_VERSION"), %address, %admin, upstreams = upstreams.join(", "), "taking queries");
+        tokio::spawn(async {
+            tokio::time::sleep(STARTED).await;
+            memory::let_go();
+        });
         if app.run(signals.first()).await { Ok(()) } else { Err(Failure::Work("a listener ended by itself".to_owned())) }
     })
 }
