@@ -164,6 +164,7 @@ fn is_bare_host(question: Question<'_>, lower: Name<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn judged(name: &str, qtype: u16) -> (Option<Rcode>, Option<Vec<u8>>) {
         let policy = Policy::new(Some(&"cluster.local".parse().unwrap()));
@@ -262,5 +263,13 @@ mod tests {
     fn zone_transfers_are_not_implemented() {
         assert_eq!(judged("example.com", rtype::AXFR).0, Some(Rcode::NOTIMP));
         assert_eq!(judged("example.com", rtype::IXFR).0, Some(Rcode::NOTIMP));
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_judged(labels in prop::collection::vec("[a-z0-9_]{1,10}|svc|pod|dns|arpa|localhost", 0..9), qtype in 0u16..300) {
+            judged(&labels.join("."), qtype);
+            judged(&format!("{}.cluster.local", labels.join(".")), qtype);
+        }
     }
 }

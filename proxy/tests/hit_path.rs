@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
 use dot_proxy::cache::{Cache, Found, Key, Settings};
-use dot_proxy::wire::name::from_text;
+use dot_proxy::policy::{Policy, Verdict};
+use dot_proxy::wire::name::{LowerName, from_text};
 use dot_proxy::wire::reply;
 use dot_proxy::wire::request::parse;
 use dot_proxy::wire::response::{Answer, TtlBounds};
@@ -68,6 +69,25 @@ fn a_hit_allocates_nothing_be_it_fresh_stale_a_failure_or_too_long() {
                 assert!(out.len() > query.len() / 2);
             }
         }
+    }
+}
+
+#[test]
+fn what_the_policy_answers_allocates_nothing() {
+    let policy = Policy::new(Some(&"cluster.local".parse().unwrap()));
+    let mut out = Vec::with_capacity(512);
+    for name in ["www.example.com.cluster.local", "no-such-service", "localhost", "x.onion", "www.example.com"] {
+        let query = query(name, true);
+        let allocated = measure(|| {
+            let (asked, question) = parse(&query).unwrap();
+            let lower = LowerName::of(question.name());
+            if let Verdict::Answer(own) = policy.judge(question, lower.name()) {
+                reply::own(&mut out, asked, question, &own);
+            }
+        });
+        assert_eq!(allocated.count_total, 0, "{name}");
+        assert_eq!(out.is_empty(), name == "www.example.com", "{name}");
+        out.clear();
     }
 }
 

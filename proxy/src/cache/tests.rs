@@ -299,9 +299,9 @@ fn the_nxdomain_of_an_alias_s_target_denies_nothing_and_a_new_answer_ends_a_deni
 
 #[test]
 fn the_budget_bounds_the_memory_whatever_is_put_and_zero_keeps_nothing() {
-    for budget in [0, 1, 10_000, 100_000, 2_100_000] {
+    for (budget, names) in [(0, 100), (1, 100), (10_000, 1000), (100_000, 3000), (2_100_000, 20_000)] {
         let (cache, now) = (Driven::new(budget), Instant::now());
-        for index in 0..20_000 {
+        for index in 0..names {
             let name = format!("n{index}.example");
             let answer = if index % 3 == 0 { nxdomain(&name, 60) } else { address(&name, 60) };
             cache.put(&name, &answer, now);
@@ -377,6 +377,40 @@ fn one_large_answer_does_not_push_out_all_others() {
     assert_eq!(cache.entries(), 1);
 }
 
+#[test]
+fn metrics_tell_what_was_found_and_what_is_kept() {
+    let mut registry = Registry::with_prefix("dot_proxy");
+    let settings = Settings { budget: 1 << 20, stale_for: HOUR, prefetch: true };
+    let (cache, now) = (Driven(Cache::new(settings, &mut registry)), Instant::now());
+    cache.put("a.example", &address("a.example", 100), now);
+    cache.put("b.example", &servfail("b.example"), now);
+    let looks = [
+        ("a.example", 0),
+        ("a.example", 95),
+        ("a.example", 96),
+        ("a.example", 100),
+        ("b.example", 0),
+        ("c.example", 0),
+    ];
+    for (name, after) in looks {
+        cache.get(name, now + seconds(after));
+    }
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "dot_proxy_cache_hits_total 3",
+        "dot_proxy_cache_misses_total 1",
+        "dot_proxy_cache_stale_hits_total 1",
+        "dot_proxy_cache_failure_hits_total 1",
+        "dot_proxy_cache_prefetches_total 1",
+        "dot_proxy_cache_evictions_total 0",
+        "dot_proxy_cache_entries 2",
+        &format!("dot_proxy_cache_size_bytes {}", cache.allocated()),
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line} is not in\n{text}");
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Answer(u8, u32),
@@ -397,6 +431,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Against a model that never evicts: what is found is what was put last and is of the age it should be.
     #[test]
     fn what_is_found_was_put_last_and_is_as_old_as_it_says(

@@ -79,6 +79,7 @@ mod tests {
     use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
     use hickory_proto::rr::rdata::SOA;
     use hickory_proto::rr::{Name, RData, Record as HickoryRecord, RecordType};
+    use proptest::prelude::*;
     use std::str::FromStr;
 
     fn question(name: &str) -> Vec<u8> {
@@ -127,6 +128,33 @@ mod tests {
         let types: Vec<_> = message.authorities.iter().map(|record| u16::from(record.record_type())).collect();
         assert_eq!(types, [rtype::SOA, rtype::RRSIG, rtype::NSEC]);
         assert!(message.authorities.iter().all(|record| record.name.to_string() == "example.com."));
+    }
+
+    proptest! {
+        #[test]
+        fn any_records_are_told_whole_or_not_at_all(
+            records in prop::collection::vec((0usize..4, prop::collection::vec(any::<u8>(), 0..40), 0u8..50), 0..5),
+        ) {
+            let mut bytes = Vec::new();
+            for (rtype, rdata, pointer) in &records {
+                bytes.extend([0xc0, *pointer, 0, [2, 6, 46, 47][*rtype], 0, 1, 0, 0, 0, 30, 0]);
+                bytes.push(u8::try_from(rdata.len()).unwrap());
+                bytes.extend(rdata);
+            }
+            let question = question("no.example.com");
+            let head = [0, 9, 0x80, 3, 0, 1, 0, 0, 0, u8::try_from(records.len()).unwrap(), 0, 0];
+            let bytes = [&head[..], &question, &bytes].concat();
+            let bounds = TtlBounds { min: 0, max: 86_400 };
+            let longer = self::question("a.no.example.com");
+            let longer = Question::starting(&longer).unwrap();
+            if let Ok(answer) = Answer::parse(&bytes, Question::starting(&question).unwrap(), bounds)
+                && let Some(told) = answer.for_name_below(longer)
+            {
+                // It is itself a message whose every record can be read.
+                let again = Answer::parse(told.message(), longer, bounds).unwrap();
+                prop_assert_eq!(again.message(), told.message());
+            }
+        }
     }
 
     #[test]

@@ -224,7 +224,48 @@ mod tests {
         assert_eq!(Name::checked(&[4, b'a', b'.', 0x1b, b'b', 0]).to_string(), "a\\.\\027b.");
     }
 
+    #[test]
+    fn pointers_are_followed_back_and_never_in_circles() {
+        let message = [3, b'c', b'o', b'm', 0, 1, b'a', 0xc0, 0, 0xc0, 5, 0xc0, 11, 0xc0, 14, 0xc0];
+        let expanded = |at| {
+            let mut out = vec![9];
+            expand(&message, at, &mut out).map(|end| (end, out.split_off(1)))
+        };
+        assert_eq!(expanded(0), Some((5, from_text("com"))));
+        assert_eq!(expanded(5), Some((9, from_text("a.com"))));
+        assert_eq!(expanded(9), Some((11, from_text("a.com"))));
+        for at in [11, 13, 15, 16] {
+            assert_eq!(expanded(at), None, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_name_ends_in_another_only_where_a_label_starts() {
+        let above = |name: &str, end: &str| {
+            let (name, end) = (from_text(name), from_text(end));
+            Name::checked(&name).labels_above(&end).map(|labels| labels.map(<[u8]>::to_vec).collect::<Vec<_>>())
+        };
+        assert_eq!(above("a.b.example", "example"), Some(vec![b"a".to_vec(), b"b".to_vec()]));
+        assert_eq!(above("example", "example"), Some(vec![]));
+        assert_eq!(above("xexample", "example"), None);
+        assert_eq!(above("example.test", "example"), None);
+        // The length octet of the end, as a letter of a longer label.
+        assert_eq!(Name::checked(b"\x03a\x01b\x00").labels_above(b"\x01b\x00").map(Iterator::count), None);
+    }
+
     proptest! {
+        #[test]
+        fn any_bytes_are_expanded_to_a_name_or_refused(
+            mut bytes in prop::collection::vec(prop_oneof![0u8..4, Just(0xc0), any::<u8>()], 0..300), at in 0usize..310,
+        ) {
+            bytes.insert(0, 0);
+            let mut out = Vec::new();
+            if let Some(end) = expand(&bytes, at, &mut out) {
+                prop_assert_eq!(Some(end), skip(&bytes, at));
+                prop_assert_eq!(uncompressed_length(&out), Some(out.len()));
+            }
+        }
+
         #[test]
         fn any_bytes_are_measured_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), at in 0usize..310) {
             if let Some(end) = skip(&bytes, at) {

@@ -251,6 +251,23 @@ mod tests {
     }
 
     proptest! {
+        /// The short way to read an OPT and the walk through all records say the same.
+        #[test]
+        fn an_opt_is_read_the_same_by_both_ways(
+            mut opt in any::<[u8; 11]>(), usual in any::<[bool; 2]>(), cut in 0usize..3,
+        ) {
+            if usual[0] {
+                opt[..3].copy_from_slice(&[0, 0, 41]);
+            }
+            if usual[1] {
+                opt[9..].fill(0);
+            }
+            let body = [&question(), &opt[..11 - cut / 2]].concat();
+            let bytes = message(0, [1, 0, 0, 1], &body);
+            let walked = walk(&bytes, HEADER + question().len(), 0, 1);
+            prop_assert_eq!(parse(&bytes).ok().map(|(asked, _)| asked.edns), walked);
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&bytes);
