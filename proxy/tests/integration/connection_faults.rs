@@ -37,7 +37,18 @@ async fn right_answers_beside_a_healthy_server(first: &str, authority: &Authorit
     let healthy = Server::tls(authority).await;
     let proxy = Proxy::with(&[first, &healthy.url()], authority, "");
     Load::of(proxy.address, 200, EVERY).finished().await.assert_all_right();
-    until(&format!("the metrics tell {cause}"), async || proxy.failures(first, cause).await > 0).await;
+    until_told(&proxy, first, cause).await;
+}
+
+/// Goes on asking until the metrics tell of a server's trouble.
+async fn until_told(proxy: &Proxy, server: &str, cause: &str) {
+    let mut count = 0;
+    until(&format!("the metrics tell {cause}"), async || {
+        count += 1;
+        ask(proxy.address, &format!("more{count}.example.com.")).await;
+        proxy.failures(server, cause).await > 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -172,7 +183,7 @@ async fn clients_of_two_servers_do_not_notice_that_the_certificate_of_one_was_ma
     until("the first server is in use", async || !first.asked().is_empty()).await;
     first.replaces_its_certificate(&authority, "other.test", LAST_YEAR);
     load.finished().await.assert_all_right();
-    until("the cause is told", async || proxy.failures(&first.url(), "certificate-name-mismatch").await > 0).await;
+    until_told(&proxy, &first.url(), "certificate-name-mismatch").await;
 }
 
 fn refusing_address() -> SocketAddr {
