@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use crate::authority::Authority;
 use crate::client::{ask, extended_error};
 use crate::load::Load;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Written};
 use crate::reaction::Reaction;
 use crate::server::Server;
 
@@ -141,11 +141,25 @@ async fn no_query_is_lost_to_a_server_that_only_answers_servfail() {
 
 #[tokio::test]
 async fn no_query_is_lost_to_a_server_that_only_answers_refused() {
-    no_query_is_lost_beside_a_healthy_server_to_one_that_only(|reply| {
-        reply.answers.clear();
-        reply.metadata.response_code = ResponseCode::Refused;
-    })
-    .await;
+    no_query_is_lost_beside_a_healthy_server_to_one_that_only(refuse).await;
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_does_not_cut_short_the_wait_for_one_that_is_slow() {
+    let authority = Authority::new();
+    let slow = Server::tls_that(&authority, |_, _| Reaction::Late(Duration::from_millis(300))).await;
+    let refusing = Server::tls_that(&authority, |_, _| Reaction::Altered(refuse)).await;
+    for strategy in ["ordered", "fastest", "round-robin"] {
+        let upstream = &format!("strategy: {strategy}");
+        let written = Written { upstream, ..Written::default() };
+        let proxy = Proxy::written(&[&slow.url(), &refusing.url()], &authority, &written);
+        Load::of(proxy.address, 50, Duration::from_millis(5)).finished().await.assert_all_right();
+    }
+}
+
+fn refuse(reply: &mut hickory_proto::op::Message) {
+    reply.answers.clear();
+    reply.metadata.response_code = ResponseCode::Refused;
 }
 
 #[tokio::test]
