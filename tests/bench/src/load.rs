@@ -218,8 +218,8 @@ impl<'a> Load<'a> {
             self.clients[client].reconnect(&self.readiness).during("connecting again")?;
         }
         if self.options.rate.is_none() && going_on {
-            let free = if self.clients[client].in_flight() == 0 { FIRST } else { 2 * answered };
-            self.ask(client, free);
+            // Two for each answer, until the client has its share.
+            self.ask(client, FIRST.max(2 * answered));
         }
         Ok(())
     }
