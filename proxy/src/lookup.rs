@@ -217,7 +217,7 @@ impl Lookup {
                     }
                 }
             };
-            lookup.conclude(outcome, &mut outbox);
+            lookup.conclude(&outcome, &mut outbox);
             outbox.flush();
         });
     }
@@ -264,8 +264,8 @@ impl Lookup {
         outbox.flush();
     }
 
-    /// Ends the lookup: keeps the answer, and replies to those who wait. Only the first outcome counts.
-    fn conclude(&self, outcome: Result<Answer, Failure>, outbox: &mut Outbox) {
+    /// Ends the lookup: keeps what came of it, and replies to those who wait. Only the first outcome counts.
+    fn conclude(&self, outcome: &Result<Answer, Failure>, outbox: &mut Outbox) {
         self.resolver.lookups().remove(self);
         let (waiters, stale) = {
             let mut state = self.state();
@@ -275,29 +275,29 @@ impl Lookup {
             (std::mem::take(&mut state.waiters), state.stale.take())
         };
         self.changed.notify_waiters();
-        self.log(&outcome);
-        let failed = outcome.as_ref().map_or(true, Answer::is_failure);
-        match (outcome, stale) {
-            (_, Some(stale)) if failed => self.reply_to(&waiters, outbox, |out, waiter, question| {
-                reply::stale(out, waiter.asked, question, &stale, waiter.limit);
-            }),
-            (Ok(answer), _) => {
-                self.resolver.keep(self.asked, self.question(), &answer);
-                self.reply_to(&waiters, outbox, |out, waiter, question| {
-                    reply::answer(out, waiter.asked, question, &answer, 0, waiter.limit);
-                });
-            }
-            (Err(failure), _) => {
+        self.log(outcome);
+        self.keep(outcome);
+        let stale = stale.filter(|_| outcome.as_ref().map_or(true, Answer::is_failure));
+        self.reply_to(&waiters, outbox, |out, waiter, question| match (outcome, &stale) {
+            (_, Some(stale)) => reply::stale(out, waiter.asked, question, stale, waiter.limit),
+            (Ok(answer), None) => reply::answer(out, waiter.asked, question, answer, 0, waiter.limit),
+            (Err(failure), None) => {
                 let cause = failure.extended_error();
-                if failure.cause == Cause::QueryTimedOut && self.group().failing().is_none() {
-                    // It is this question that gets no answer: not to be asked for again at once (RFC 9520).
-                    let answer = Answer::failed(self.question(), Rcode::SERVFAIL, &cause);
-                    self.resolver.keep_failure(self.asked, self.question(), &answer);
-                }
-                self.reply_to(&waiters, outbox, |out, waiter, question| {
-                    reply::failure(out, waiter.asked, question, Rcode::SERVFAIL, Some(&cause));
-                });
+                reply::failure(out, waiter.asked, question, Rcode::SERVFAIL, Some(&cause));
             }
+        });
+    }
+
+    fn keep(&self, outcome: &Result<Answer, Failure>) {
+        match outcome {
+            Ok(answer) => self.resolver.keep(self.asked, self.question(), answer),
+            // It is this question that gets no answer: not to be asked for again at once (RFC 9520). That a server cannot be
+            // reached is remembered of the server.
+            Err(failure) if failure.cause == Cause::QueryTimedOut && self.group().failing().is_none() => {
+                let answer = Answer::failed(self.question(), Rcode::SERVFAIL, &failure.extended_error());
+                self.resolver.keep_failure(self.asked, self.question(), &answer);
+            }
+            Err(_) => {}
         }
     }
 
@@ -332,7 +332,7 @@ impl Asker for Lookup {
             Ok(answer) if self.group().would_ask_another(&answer) && !self.state().rescued => {
                 self.rescue(Stage::Unresolved(attempt, answer));
             }
-            Ok(answer) => self.conclude(Ok(answer), outbox),
+            Ok(answer) => self.conclude(&Ok(answer), outbox),
             Err(cause) => self.first_has_failed(attempt, cause),
         }
     }

@@ -77,6 +77,15 @@ pub enum NotTaken {
     Full,
 }
 
+/// How a connection came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Nobody had asked for long.
+    Idle,
+    /// The server ended it, or the network.
+    Broken,
+}
+
 /// A handle to an open connection.
 #[derive(Clone)]
 pub struct Connection {
@@ -151,7 +160,7 @@ impl Connection {
         privacy: Privacy,
         health: Arc<Health>,
         idle: Duration,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+    ) -> (Self, impl Future<Output = Ended> + Send + 'static) {
         let state = State {
             stream: Some(Box::new(stream)),
             privacy,

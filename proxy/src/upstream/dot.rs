@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::cause::Cause;
 use super::connect::Tls;
-use super::connection::{Connection, Query, Stream};
+use super::connection::{Connection, Ended, Query, Stream};
 use super::health::Health;
+use crate::memory;
 use crate::wire::query::Privacy;
 
 /// Connections in a row that ended without one answer, after which the server counts as failing.
@@ -199,8 +200,11 @@ impl Dot {
                     shared.opened(&connection);
                     let _ = tell.send(Some(Ok(connection.clone()))); // nobody may be waiting any more
                     drop(tell);
-                    driver.await;
+                    let ended = driver.await;
                     shared.ended(&connection);
+                    if ended == Ended::Idle {
+                        memory::let_go();
+                    }
                 }
                 Err(cause) => {
                     shared.failed(cause);

@@ -134,6 +134,6 @@ async fn ask_tcp(server: SocketAddr, asked: Asked, question: &[u8]) -> Result<He
     tokio::select! {
         biased;
         heard = asking => heard,
-        () = driver => Err(Cause::ConnectionClosed),
+        _ = driver => Err(Cause::ConnectionClosed),
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::error;
 
 use super::frames::{Delivery, Incoming};
-use super::{Asker, Attempt, Cause, Shared, State, ended_by};
+use super::{Asker, Attempt, Cause, Ended, Shared, State, ended_by};
 use crate::replies::Outbox;
 use crate::wire::response;
 
@@ -58,7 +58,7 @@ enum Turn {
 type Late = (Arc<dyn Asker>, Attempt, bool);
 
 /// Serves the connection until it ends, however that comes about, a panic included; then everybody who waits is told.
-pub(super) async fn drive(shared: Arc<Shared>) {
+pub(super) async fn drive(shared: Arc<Shared>) -> Ended {
     struct Ending(Arc<Shared>, Cause);
     impl Drop for Ending {
         fn drop(&mut self) {
@@ -84,11 +84,11 @@ pub(super) async fn drive(shared: Arc<Shared>) {
             Turn::Late(late) => late.into_iter().for_each(|(asker, attempt, _)| asker.late(attempt)),
             Turn::Over(cause) => {
                 ending.1 = cause;
-                return;
+                return Ended::Broken;
             }
             Turn::Idle => {
                 driver.say_goodbye().await;
-                return;
+                return Ended::Idle;
             }
         }
     }
