@@ -57,25 +57,3 @@ mod linux {
         1
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// KiB of the program's file that are mapped and present.
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    fn resident_of_files() -> u64 {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
-    }
-
-    #[test]
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    fn the_program_goes_on_with_less_of_it_in_memory() {
-        let before = resident_of_files();
-        let_go();
-        let after = resident_of_files();
-        assert!(after < before / 2, "{before} KiB before, {after} after");
-    }
-}

@@ -40,6 +40,27 @@ fn sigterm_and_sigint_drain_and_exit_0() {
     }
 }
 
+#[tokio::test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+async fn what_of_the_program_only_the_start_needed_does_not_stay_in_memory() {
+    let (mut child, _) = started();
+    let status = format!("/proc/{}/status", child.id());
+    // KiB of files that are mapped and present.
+    let resident = || -> u64 {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let mut most = resident();
+    crate::wait::until("half of it is let go", async || {
+        most = most.max(resident());
+        resident() < most / 2
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn probe_finds_a_running_proxy_though_no_upstream_answers() {
     let (mut child, line) = started();
