@@ -1,5 +1,7 @@
 //! Groups of three, one of which is no good; and groups that are away altogether, and come back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -9,7 +11,7 @@ use crate::authority::{Authority, NAME};
 use crate::blackhole::Blackhole;
 use crate::client::{ask, extended_error};
 use crate::load::{Load, Outcomes};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Written};
 use crate::reaction::Reaction;
 use crate::server::Server;
 use crate::wait::until;
@@ -19,20 +21,31 @@ const NOTICEABLE: Duration = Duration::from_millis(100);
 
 /// Three hundred queries in six hundred milliseconds to a group of a bad server and two good ones; what came of them, and
 /// how many queries the proxy made of them.
-async fn answers_beside_two_good_ones(bad: &str, authority: &Authority) -> (Outcomes, u64) {
+async fn answers_beside_two_good_ones(bad: &str, strategy: &str, authority: &Authority) -> (Outcomes, u64) {
     let (second, third) = (Server::tls(authority).await, Server::tls(authority).await);
-    let proxy = Proxy::with(&[bad, &second.url(), &third.url()], authority, "");
+    let written = Written { upstream: &format!("strategy: {strategy}"), ..Written::default() };
+    let proxy = Proxy::written(&[bad, &second.url(), &third.url()], authority, &written);
     // While nothing is known of any server, a query may take its time.
     assert_eq!(ask(proxy.address, "first.example.com.").await.answers.len(), 1);
     let outcomes = Load::of(proxy.address, 300, Duration::from_millis(2)).finished().await;
     (outcomes, proxy.total("dot_proxy_upstream_queries_total").await)
 }
 
+/// Whatever the strategy, no query is lost or late, and so many upstream queries are enough.
+async fn nobody_notices(bad: &str, authority: &Authority, enough: u64) {
+    for strategy in ["fastest", "ordered", "round-robin"] {
+        let (outcomes, asked) = answers_beside_two_good_ones(bad, strategy, authority).await;
+        outcomes.assert_all_right();
+        outcomes.assert_none_later_than(NOTICEABLE);
+        assert!(asked <= enough, "{strategy}: {asked} upstream queries for 301");
+    }
+}
+
 #[tokio::test]
 async fn one_slow_server_of_three_slows_hardly_anybody() {
     let authority = Authority::new();
     let slow = Server::tls_that(&authority, |_, _| Reaction::Late(Duration::from_millis(300))).await;
-    let (outcomes, _) = answers_beside_two_good_ones(&slow.url(), &authority).await;
+    let (outcomes, _) = answers_beside_two_good_ones(&slow.url(), "fastest", &authority).await;
     outcomes.assert_all_right();
     let late = outcomes.later_than(NOTICEABLE);
     assert!(late <= 15, "{late} of 300 were later than {NOTICEABLE:?}");
@@ -43,28 +56,42 @@ async fn one_lossy_server_of_three_loses_no_query_and_makes_none_late() {
     let authority = Authority::new();
     let lossy = |_: &str, count: usize| if count * 7 % 10 < 3 { Reaction::Silence } else { Reaction::Answer };
     let lossy = Server::tls_that(&authority, lossy).await;
-    let (outcomes, asked) = answers_beside_two_good_ones(&lossy.url(), &authority).await;
-    outcomes.assert_all_right();
-    outcomes.assert_none_later_than(NOTICEABLE);
-    assert!(asked <= 450, "{asked} upstream queries for 300");
+    nobody_notices(&lossy.url(), &authority, 450).await;
 }
 
 #[tokio::test]
 async fn one_dead_server_of_three_that_refuses_connections_makes_no_query_late() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (outcomes, asked) = answers_beside_two_good_ones(&format!("tls://{gone}#{NAME}"), &Authority::new()).await;
-    outcomes.assert_all_right();
-    outcomes.assert_none_later_than(NOTICEABLE);
-    assert!(asked <= 330, "{asked} upstream queries for 300");
+    nobody_notices(&format!("tls://{gone}#{NAME}"), &Authority::new(), 330).await;
 }
 
 #[tokio::test]
 async fn one_dead_server_of_three_that_swallows_everything_makes_no_query_late() {
     let blackhole = Blackhole::new();
-    let (outcomes, asked) = answers_beside_two_good_ones(&blackhole.url(), &Authority::new()).await;
-    outcomes.assert_all_right();
-    outcomes.assert_none_later_than(NOTICEABLE);
-    assert!(asked <= 330, "{asked} upstream queries for 300");
+    nobody_notices(&blackhole.url(), &Authority::new(), 330).await;
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_under_load_makes_no_query_late_whatever_the_strategy() {
+    for strategy in ["fastest", "ordered", "round-robin"] {
+        let authority = Authority::new();
+        let silent = Arc::new(AtomicBool::new(false));
+        let first = {
+            let silent = Arc::clone(&silent);
+            move |_: &str, _: usize| if silent.load(Ordering::SeqCst) { Reaction::Silence } else { Reaction::Answer }
+        };
+        let (first, second) = (Server::tls_that(&authority, first).await, Server::tls(&authority).await);
+        let written = Written { upstream: &format!("strategy: {strategy}"), ..Written::default() };
+        let proxy = Proxy::written(&[&first.url(), &second.url()], &authority, &written);
+        let load = Load::of(proxy.address, 200, Duration::from_millis(5));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        silent.store(true, Ordering::SeqCst);
+        let outcomes = load.finished().await;
+        outcomes.assert_all_right();
+        outcomes.assert_none_later_than(NOTICEABLE);
+        let asked = proxy.total("dot_proxy_upstream_queries_total").await;
+        assert!(asked <= 220, "{strategy}: {asked} upstream queries for 200");
+    }
 }
 
 #[tokio::test]
