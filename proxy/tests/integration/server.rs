@@ -107,6 +107,7 @@ impl Server {
         let listening = tokio::spawn(async move {
             let mut clients = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap(); // as resolvers do
                 let (seen, acceptor) = (Arc::clone(&server.seen), server.tls.lock().unwrap().clone());
                 clients.spawn(async move {
                     let socket = socket2::SockRef::from(&stream).try_clone().unwrap();
