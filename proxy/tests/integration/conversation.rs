@@ -39,7 +39,7 @@ pub async fn hold(mut stream: impl AsyncRead + AsyncWrite + Unpin, socket: Socke
                     let _ = stream.shutdown().await;
                     return;
                 }
-                Reaction::Late(delay) => {
+                Reaction::Late(delay) | Reaction::AlteredLate(delay, _) => {
                     let (late, reply) = (late.clone(), replies.remove(0));
                     delays.spawn(async move {
                         tokio::time::sleep(delay).await;

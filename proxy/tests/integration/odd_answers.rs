@@ -148,7 +148,8 @@ async fn no_query_is_lost_to_a_server_that_only_answers_refused() {
 async fn a_server_that_refuses_does_not_cut_short_the_wait_for_one_that_is_slow() {
     let authority = Authority::new();
     let slow = Server::tls_that(&authority, |_, _| Reaction::Late(Duration::from_millis(300))).await;
-    let refusing = Server::tls_that(&authority, |_, _| Reaction::Altered(refuse)).await;
+    let late_refusal = Reaction::AlteredLate(Duration::from_millis(150), refuse);
+    let refusing = Server::tls_that(&authority, move |_, _| late_refusal).await;
     for strategy in ["ordered", "fastest", "round-robin"] {
         let upstream = &format!("strategy: {strategy}");
         let written = Written { upstream, ..Written::default() };

@@ -17,6 +17,8 @@ pub enum Reaction {
     AnswerInReverse(usize),
     /// Sends what this makes of the answer.
     Altered(fn(&mut Message)),
+    /// Sends what this makes of the answer so much later.
+    AlteredLate(Duration, fn(&mut Message)),
     /// Sends what this makes of the answer, and then the answer.
     AfterAnAltered(fn(&mut Message)),
     /// Sends octets that are no DNS message, and then the answer.
@@ -50,7 +52,7 @@ impl Reaction {
         };
         match self {
             Self::Silence | Self::Close | Self::Reset => Vec::new(),
-            Self::Altered(alter) => vec![altered(alter)],
+            Self::Altered(alter) | Self::AlteredLate(_, alter) => vec![altered(alter)],
             Self::AfterAnAltered(alter) => vec![altered(alter), right()],
             Self::AfterGarbage => vec![vec![0xff; 40], Vec::new(), vec![0; 5], right()],
             Self::WithoutItsEnd => vec![right().split_at(right().len() - 20).0.to_vec()],
