@@ -175,6 +175,16 @@ impl Outcomes {
         self.all.iter().filter(|outcome| outcome.latency() > bound + self.noise).count()
     }
 
+    /// So many upstream queries were few enough: so many times the clients'. Where the machine was late, so were answers,
+    /// and others were rightly asked beside.
+    pub fn assert_few_upstream_queries(&self, asked: u64, times: f64) {
+        let times = if self.noise > Duration::from_millis(30) { times + 0.2 } else { times };
+        let count = u32::try_from(self.all.len()).unwrap();
+        let most = f64::from(count) * times;
+        let asked = f64::from(u32::try_from(asked).unwrap());
+        assert!(asked <= most, "{asked} upstream queries for {count} (the machine was {:?} late)", self.noise);
+    }
+
     fn assert_each(&self, problem: &str, holds: impl Fn(&Outcome) -> bool) {
         let bad: Vec<_> = self.all.iter().filter(|outcome| !holds(outcome)).collect();
         let told: Vec<_> = bad.iter().take(5).map(|outcome| outcome.told()).collect();
