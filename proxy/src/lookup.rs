@@ -58,8 +58,8 @@ struct State {
     stale: Option<Answer>,
     /// A task sees to the lookup.
     rescued: bool,
-    /// The attempt that was made at first has failed.
-    first_failed: Option<Cause>,
+    /// How the attempt that was made at first ended, if not by the answer.
+    first_ended: Option<Result<Answer, Cause>>,
     over: bool,
     /// Holds a place among the queries in flight for a lookup that nobody waits for.
     _place: Option<OwnedSemaphorePermit>,
@@ -201,7 +201,7 @@ impl Lookup {
             let mut outbox = Outbox::new();
             let before = match before {
                 Stage::NotAsked => Before::Nothing,
-                Stage::Asked(attempt) => Before::Asked(attempt, Arc::clone(&lookup).first_failed()),
+                Stage::Asked(attempt) => Before::Asked(attempt, Arc::clone(&lookup).first_ended()),
                 Stage::Unresolved(attempt, answer) => Before::Unresolved(attempt, answer),
             };
             let asking = Rescue::by(lookup.group(), lookup.asked, lookup.question(), lookup.deadline).run(before);
@@ -222,12 +222,12 @@ impl Lookup {
         });
     }
 
-    /// Completes when the first attempt has failed.
-    async fn first_failed(self: Arc<Self>) -> Cause {
+    /// Completes when the first attempt has ended otherwise than by the answer.
+    async fn first_ended(self: Arc<Self>) -> Result<Answer, Cause> {
         loop {
             let changed = self.changed.notified();
-            if let Some(cause) = self.state().first_failed {
-                return cause;
+            if let Some(ended) = self.state().first_ended.clone() {
+                return ended;
             }
             changed.await;
         }
@@ -329,11 +329,9 @@ impl Lookup {
 impl Asker for Lookup {
     fn answered(self: Arc<Self>, attempt: Attempt, message: &[u8], now: Instant, outbox: &mut Outbox) {
         match self.group().read(attempt, message, self.question(), now) {
-            Ok(answer) if self.group().would_ask_another(&answer) && !self.state().rescued => {
-                self.rescue(Stage::Unresolved(attempt, answer));
-            }
+            Ok(answer) if self.group().would_ask_another(&answer) => self.first_has_ended(attempt, Ok(answer)),
             Ok(answer) => self.conclude(&Ok(answer), outbox),
-            Err(cause) => self.first_has_failed(attempt, cause),
+            Err(cause) => self.first_has_ended(attempt, Err(cause)),
         }
     }
 
@@ -345,20 +343,24 @@ impl Asker for Lookup {
 
     fn failed(self: Arc<Self>, attempt: Attempt, cause: Cause) {
         self.group().failed(attempt, cause);
-        self.first_has_failed(attempt, cause);
+        self.first_has_ended(attempt, Err(cause));
     }
 }
 
 impl Lookup {
-    fn first_has_failed(self: &Arc<Self>, attempt: Attempt, cause: Cause) {
+    /// The first attempt came to nothing: another has to be made, unless that is under way.
+    fn first_has_ended(self: &Arc<Self>, attempt: Attempt, how: Result<Answer, Cause>) {
         {
             let mut state = self.state();
             if state.over {
                 return;
             }
-            state.first_failed = Some(cause);
+            state.first_ended = Some(how.clone());
         }
         self.changed.notify_waiters();
-        self.rescue(Stage::Asked(attempt));
+        self.rescue(match how {
+            Ok(answer) => Stage::Unresolved(attempt, answer),
+            Err(_) => Stage::Asked(attempt),
+        });
     }
 }

@@ -24,6 +24,9 @@ use crate::wire::response::{Answer, TtlBounds};
 /// Of the fastest strategy's servers, each is measured so often, by a copy of a client's query.
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
 
+/// At first more often: one sample says little.
+const MEASURE_FIRST: Duration = Duration::from_millis(200);
+
 /// A server that has gone silent, or whose pause is over, gets a copy of a client's query so often.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -178,13 +181,14 @@ impl Group {
     /// Sends a copy of the query to a server of which it is time to know more: one that may be faster, or back.
     fn look_after_others(&self, candidates: &[Candidate], chosen: Option<usize>, query: Query<'_>, now: Instant) {
         let due = |candidate: &&Candidate| {
+            let health = &self.servers[candidate.index].health;
             let every = match candidate.standing {
+                Standing::Good if self.strategy == Strategy::Fastest && health.is_hardly_measured() => MEASURE_FIRST,
                 Standing::Good if self.strategy == Strategy::Fastest => MEASURE_EVERY,
                 Standing::Unsteady | Standing::Silent | Standing::Retry => LOOK_AFTER,
                 Standing::Good | Standing::Paused => return false,
             };
-            let measured = self.servers[candidate.index].health.measured_at();
-            measured.is_none_or(|at| now.saturating_duration_since(at) >= every)
+            health.measured_at().is_none_or(|at| now.saturating_duration_since(at) >= every)
         };
         // Without a chosen server the query itself finds out.
         let Some(chosen) = chosen else { return };
@@ -211,16 +215,9 @@ impl Group {
         now: Instant,
     ) -> Result<Answer, Cause> {
         let server = &self.servers[attempt.server];
-        match Answer::parse(message, question, self.bounds) {
-            Ok(answer) => {
-                server.answered(now.saturating_duration_since(attempt.sent), now);
-                Ok(answer)
-            }
-            Err(_) => {
-                server.failed(Cause::ResponseMalformed);
-                Err(Cause::ResponseMalformed)
-            }
-        }
+        let answer = server.read(message, question, self.bounds)?;
+        server.answered(now.saturating_duration_since(attempt.sent), now);
+        Ok(answer)
     }
 
     /// An attempt of [`Group::start`] failed.

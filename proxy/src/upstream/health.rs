@@ -36,6 +36,9 @@ const SURELY_SILENT: usize = 4;
 /// Of how many queries the share of late answers is taken.
 const LATE_AMONG: f32 = 32.0;
 
+/// So many answers tell how fast a server is.
+const ENOUGH_SAMPLES: u32 = 3;
+
 /// A server of whose answers a larger share is late loses messages.
 const UNSTEADY: f32 = 0.15;
 
@@ -52,6 +55,7 @@ pub struct Health {
 struct State {
     latency: Option<Latency>,
     measured_at: Option<Instant>,
+    samples: u32,
     /// Queries that may be in flight on one connection; unlimited until a connection ended with some.
     window: Option<usize>,
     /// Answers that are late, since something was heard.
@@ -134,6 +138,7 @@ impl Health {
     pub fn measured(&self, latency: Duration, now: Instant) {
         let mut state = self.state();
         state.measured_at = Some(now);
+        state.samples = state.samples.saturating_add(1);
         state.late_share -= state.late_share / LATE_AMONG;
         // One answer that took the resolver seconds says little about the next one.
         let sample = latency.as_secs_f32() * 1e6;
@@ -205,6 +210,11 @@ impl Health {
     /// Smoothed latency, if it was ever measured.
     pub fn latency(&self) -> Option<Duration> {
         self.state().latency.map(|latency| Duration::from_secs_f32(latency.smoothed.max(0.0) / 1e6))
+    }
+
+    /// Whether too few answers were measured to tell how fast it is.
+    pub fn is_hardly_measured(&self) -> bool {
+        self.state().samples < ENOUGH_SAMPLES
     }
 
     /// When it was measured last.

@@ -26,6 +26,9 @@ const FRUITLESS: u32 = 8;
 /// A fresh connection to the same server is worth its handshake after this, or after four times what is late for others.
 const SAME_AGAIN: Duration = Duration::from_millis(250);
 
+/// Where another server could not be afforded, after so long that may have changed.
+const RECONSIDER: Duration = Duration::from_millis(20);
+
 /// How long before the deadline attempts end, so that their causes are heard.
 const LAST_WORDS: Duration = Duration::from_millis(5);
 
@@ -36,7 +39,8 @@ const GRACE: Duration = Duration::from_millis(200);
 pub enum Before<F> {
     /// Nothing.
     Nothing,
-    /// A server was asked. The future completes when its connection has ended without an answer.
+    /// A server was asked. The future completes when its connection has ended without an answer, or when it has answered
+    /// that it cannot resolve the name.
     Asked(Attempt, F),
     /// A server answered that it could not resolve the name: another may, else this is passed on.
     Unresolved(Attempt, Answer),
@@ -50,7 +54,7 @@ pub struct Rescue<'a> {
     deadline: Instant,
     /// Who is asked next, and by which connection.
     next: VecDeque<(usize, Which)>,
-    attempts: JoinSet<(usize, Result<Vec<u8>, Cause>)>,
+    attempts: JoinSet<(usize, Result<Answer, Cause>)>,
     /// The servers that have been asked and may still answer.
     under_way: Vec<usize>,
     failure: Option<Failure>,
@@ -62,8 +66,8 @@ pub struct Rescue<'a> {
     asked_at: Instant,
     /// When the next server is asked beside those that were.
     hedge_at: Instant,
-    /// Another server could not be afforded yet: it is asked at the next time in any case.
-    patient: bool,
+    /// From then on a server that is merely slow has been waited for long enough.
+    halfway: Instant,
 }
 
 impl<'a> Rescue<'a> {
@@ -83,14 +87,14 @@ impl<'a> Rescue<'a> {
             fallback: None,
             asked_at: now,
             hedge_at: now,
-            patient: false,
+            halfway: now + deadline.saturating_duration_since(now) / 2,
         }
     }
 
     /// Asks until a server has answered, all have failed, or the deadline has passed.
     pub async fn run<F>(mut self, before: Before<F>) -> Result<Answer, Failure>
     where
-        F: Future<Output = Cause> + Send + 'static,
+        F: Future<Output = Result<Answer, Cause>> + Send + 'static,
     {
         self.take_over(before);
         loop {
@@ -110,8 +114,7 @@ impl<'a> Rescue<'a> {
                     if self.may_hedge() {
                         self.ask_next();
                     } else {
-                        self.hedge_at = halfway_to(self.deadline);
-                        self.patient = true;
+                        self.hedge_at = Instant::now() + RECONSIDER;
                     }
                 }
                 () = sleep_until(self.deadline + GRACE) => return self.give_up(),
@@ -121,7 +124,7 @@ impl<'a> Rescue<'a> {
 
     fn take_over<F>(&mut self, before: Before<F>)
     where
-        F: Future<Output = Cause> + Send + 'static,
+        F: Future<Output = Result<Answer, Cause>> + Send + 'static,
     {
         self.next = self.group.order(self.asked_at).iter().map(|server| (server.index, Which::Any)).collect();
         match before {
@@ -130,14 +133,14 @@ impl<'a> Rescue<'a> {
                 self.plan_same_again(first);
                 self.ask_next();
             }
-            Before::Asked(attempt, failed) => {
+            Before::Asked(attempt, ended) => {
                 self.next.retain(|(index, _)| *index != attempt.server);
                 self.plan_same_again(Some(attempt.server));
                 let until = last_words(self.deadline);
                 self.under_way.push(attempt.server);
                 self.attempts.spawn(async move {
-                    let failed = timeout_at(until, failed).await;
-                    (attempt.server, Err(failed.unwrap_or(Cause::QueryTimedOut)))
+                    let ended = timeout_at(until, ended).await;
+                    (attempt.server, ended.unwrap_or(Err(Cause::QueryTimedOut)))
                 });
                 // It is late already, but another connection to the same server has some time yet.
                 self.asked_at = attempt.sent;
@@ -172,10 +175,10 @@ impl<'a> Rescue<'a> {
         self.hedge_at = self.asked_at + self.patience(server.health.late_after());
         self.under_way.push(index);
         let (asked, question): (_, Box<[u8]>) = (self.asked, self.question.as_bytes().into());
-        let until = last_words(self.deadline);
+        let (until, bounds) = (last_words(self.deadline), self.group.bounds);
         self.attempts.spawn(async move {
             let Some(question) = Question::starting(&question) else { return (index, Err(Cause::ResponseMalformed)) };
-            (index, server.exchange(Query { asked, question, until }, which).await)
+            (index, server.resolve(Query { asked, question, until }, which, bounds).await)
         });
     }
 
@@ -191,7 +194,7 @@ impl<'a> Rescue<'a> {
     /// was waited for long, else out of what queries have earned.
     fn may_hedge(&self) -> bool {
         let is_silent = |index: &usize| self.server(*index).health.is_surely_silent();
-        self.patient || self.under_way.iter().any(is_silent) || self.group.affords_hedge()
+        Instant::now() >= self.halfway || self.under_way.iter().any(is_silent) || self.group.affords_hedge()
     }
 
     /// Servers under way from which nothing was heard since they were asked are silent; they may not even have come to the
@@ -205,25 +208,20 @@ impl<'a> Rescue<'a> {
     }
 
     /// Takes in how an attempt ended; the answer, if that is the end of the query.
-    fn conclude(&mut self, index: usize, outcome: Result<Vec<u8>, Cause>) -> Option<Answer> {
+    fn conclude(&mut self, index: usize, outcome: Result<Answer, Cause>) -> Option<Answer> {
         if let Some(at) = self.under_way.iter().position(|under_way| *under_way == index) {
             self.under_way.swap_remove(at);
         }
-        let server = self.server(index);
+        let others = !self.next.is_empty() || !self.under_way.is_empty();
         let cause = match outcome {
-            Ok(message) => match Answer::parse(&message, self.question, self.group.bounds) {
-                Ok(answer) if self.group.would_ask_another(&answer) && !self.next.is_empty() => {
-                    self.fallback.get_or_insert(answer);
-                    return None;
-                }
-                Ok(answer) => return Some(answer),
-                Err(_) => {
-                    server.failed(Cause::ResponseMalformed);
-                    Cause::ResponseMalformed
-                }
-            },
+            Ok(answer) if others && self.group.would_ask_another(&answer) => {
+                self.fallback.get_or_insert(answer);
+                return None;
+            }
+            Ok(answer) => return Some(answer),
             Err(cause) => cause,
         };
+        let server = self.server(index);
         self.failure = Some(Failure { cause, server: Arc::clone(&server.url) });
         // What was planned in case that it is late.
         self.next.retain(|(planned, which)| *planned != index || *which == Which::Any);
@@ -244,12 +242,6 @@ impl<'a> Rescue<'a> {
 
 fn last_words(deadline: Instant) -> Instant {
     deadline.checked_sub(LAST_WORDS).unwrap_or(deadline)
-}
-
-/// When a server that is merely slow has been waited for long enough.
-fn halfway_to(deadline: Instant) -> Instant {
-    let now = Instant::now();
-    now + deadline.saturating_duration_since(now) / 2
 }
 
 #[cfg(test)]

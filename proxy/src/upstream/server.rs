@@ -16,6 +16,8 @@ use super::connection::Query;
 use super::dot::{Dot, Which};
 use super::health::Health;
 use super::plain::Plain;
+use crate::wire::request::Question;
+use crate::wire::response::{Answer, TtlBounds};
 
 /// While a failure goes on, the log repeats it at most so often.
 const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -124,6 +126,20 @@ impl Server {
                 Err(cause)
             }
         }
+    }
+
+    /// Asks, and waits for the answer.
+    pub async fn resolve(&self, query: Query<'_>, which: Which, bounds: TtlBounds) -> Result<Answer, Cause> {
+        let message = self.exchange(query, which).await?;
+        self.read(&message, query.question, bounds)
+    }
+
+    /// Reads an answer that this server gave.
+    pub fn read(&self, message: &[u8], question: Question<'_>, bounds: TtlBounds) -> Result<Answer, Cause> {
+        Answer::parse(message, question, bounds).map_err(|_| {
+            self.failed(Cause::ResponseMalformed);
+            Cause::ResponseMalformed
+        })
     }
 
     /// Opens the connection in the background; a failure is logged like that of a query.

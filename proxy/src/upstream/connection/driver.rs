@@ -98,16 +98,18 @@ impl Driver {
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Turn> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
-        if let Some(cause) = state.broken {
-            return Poll::Ready(Turn::Over(cause));
-        }
         if state.has_to_write()
+            && state.broken.is_none()
             && let Poll::Ready(Err(error)) = state.write(context)
         {
-            return Poll::Ready(Turn::Over(ended_by(&error)));
+            state.broken = Some(ended_by(&error));
         }
+        // Answers may have come before the connection broke.
         if let Poll::Ready(turn) = self.read(&mut state, context) {
             return Poll::Ready(turn);
+        }
+        if let Some(cause) = state.broken {
+            return Poll::Ready(Turn::Over(cause));
         }
         if state.wants_alarm {
             state.wants_alarm = false;

@@ -21,7 +21,7 @@ fn group(strategy: Strategy, servers: &[&Scripted]) -> Group {
 /// Asks as a lookup does that finds no open connection; what came of it, and how long that took.
 async fn ask(group: &Group, name: &str) -> (Result<(), Cause>, Duration) {
     let (began, bytes) = (Instant::now(), question(name));
-    let before: Before<std::future::Pending<Cause>> = Before::Nothing;
+    let before: Before<std::future::Pending<Result<Answer, Cause>>> = Before::Nothing;
     let question = Question::starting(&bytes).unwrap();
     let outcome = Rescue::by(group, ASKED, question, began + Duration::from_secs(4)).run(before).await;
     (outcome.map(drop).map_err(|failure| failure.cause), began.elapsed())
@@ -137,7 +137,7 @@ async fn the_next_server_is_asked_about_what_one_could_not_resolve_and_a_failure
     assert_eq!((first.asked().len(), second.asked().len()), (1, 1));
     second.turns(Mood::Fails(SERVFAIL));
     let bytes = question("b.example");
-    let before: Before<std::future::Pending<Cause>> = Before::Nothing;
+    let before: Before<std::future::Pending<Result<Answer, Cause>>> = Before::Nothing;
     let deadline = Instant::now() + Duration::from_secs(4);
     let answer = Rescue::by(&group, ASKED, Question::starting(&bytes).unwrap(), deadline).run(before).await.unwrap();
     assert_eq!(answer.rcode().0, u16::from(SERVFAIL));
