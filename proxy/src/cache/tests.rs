@@ -153,10 +153,19 @@ fn answers_with_and_without_dnssec_and_checking_and_of_other_types_are_kept_apar
 fn a_question_whose_hash_collides_is_a_miss() {
     let (cache, now) = (Driven::new(1 << 20), Instant::now());
     cache.put("www.example.com", &address("www.example.com", 60), now);
-    let (kept, other) = (question("www.example.com", A), question("www.example.net", A));
-    let key = |bytes| Key::of(ASKED, Question::starting(bytes).unwrap());
-    assert!(is_fresh(&cache.0.get(&key(&kept), now)));
-    assert!(matches!(cache.0.get(&key(&other).with_hash_of(&key(&kept)), now), Found::Missing));
+    let kept = question("www.example.com", A);
+    let kept = Key::of(ASKED, Question::starting(&kept).unwrap());
+    assert!(is_fresh(&cache.0.get(&kept, now)));
+    for (name, qtype, asked) in [
+        ("www.example.net", A, ASKED),
+        ("www.example.com", AAAA, ASKED),
+        ("www.example.com", A, WITH_DO),
+        ("www.example.com", A, WITH_CD),
+    ] {
+        let other = question(name, qtype);
+        let other = Key::of(asked, Question::starting(&other).unwrap()).with_hash_of(&kept);
+        assert!(matches!(cache.0.get(&other, now), Found::Missing), "{name} {qtype}");
+    }
 }
 
 #[test]
@@ -238,6 +247,10 @@ fn an_answer_ends_the_row_of_failures() {
     }
     cache.put("a.example", &address("a.example", 1), now);
     assert!(is_fresh(&cache.get("a.example", now)));
+    for _ in 0..100 {
+        now += seconds(10);
+        assert!(matches!(cache.get("a.example", now), Found::Stale(Hit { refresh: true, .. })));
+    }
     now += seconds(1);
     assert!(matches!(cache.get("a.example", now), Found::Stale(Hit { refresh: true, .. })));
     cache.put("a.example", &servfail("a.example"), now);

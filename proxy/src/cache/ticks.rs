@@ -53,8 +53,25 @@ impl Ticks {
         self.0
     }
 
-    /// A moment so long before this one that all that began then has ended.
+    /// A moment so long before this one that all that began then has ended, and will have for two years more.
     pub(super) fn long_ago(self) -> u32 {
-        self.0.wrapping_sub(u32::MAX / 2)
+        self.0.wrapping_sub(u32::MAX / 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_told_across_the_wrap_around_and_what_is_long_ago_stays_so() {
+        let epoch = Instant::now();
+        let before = Ticks::at(epoch + Duration::from_secs(u64::from(u32::MAX / A_SECOND)), epoch);
+        let after = Ticks::at(epoch + Duration::from_secs(u64::from(u32::MAX / A_SECOND) + 100), epoch);
+        assert!(after < before);
+        assert_eq!(after.since(before.into_raw()), Ticks::from_seconds(100));
+        assert_eq!(before.since(after.into_raw()), Ticks::from_seconds(0));
+        let a_year = Ticks::from_seconds(365 * 86_400);
+        assert!(after.since(before.long_ago()) > a_year && before.since(before.long_ago()) > a_year);
     }
 }
