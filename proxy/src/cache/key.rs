@@ -15,6 +15,7 @@ use crate::wire::request::{Asked, Question};
 pub struct Key<'q> {
     question: Question<'q>,
     variant: Variant,
+    recursion_desired: bool,
     name_hash: u64,
     hash: u64,
 }
@@ -45,14 +46,11 @@ impl Variant {
 impl<'q> Key<'q> {
     /// The key of a question.
     pub fn of(asked: Asked, question: Question<'q>) -> Self {
-        Self::new(question, Variant::of(asked))
-    }
-
-    pub(super) fn new(question: Question<'q>, variant: Variant) -> Self {
+        let variant = Variant::of(asked);
         let name_hash = hash_name(question.name());
         let rest = u64::from(question.qtype()) | u64::from(question.class()) << 16;
         let hash = hash_with(name_hash, rest | u64::from(variant.0) << 32);
-        Self { question, variant, name_hash, hash }
+        Self { question, variant, recursion_desired: asked.has(flag::RD), name_hash, hash }
     }
 
     /// A hash that differs from process to process.
@@ -60,9 +58,12 @@ impl<'q> Key<'q> {
         self.hash
     }
 
-    /// Whether a question that was asked so has this key.
+    /// Whether what an upstream answers to a question that was asked so answers this one. RD counts here: without it an
+    /// upstream may refuse, or tell less. What the cache has was asked with it, and is for everybody.
     pub fn is_of(&self, asked: Asked, question: Question<'_>) -> bool {
-        self.variant == Variant::of(asked) && self.question.same_as(question)
+        self.variant == Variant::of(asked)
+            && self.recursion_desired == asked.has(flag::RD)
+            && self.question.same_as(question)
     }
 
     pub(super) fn question(&self) -> Question<'q> {
@@ -137,7 +138,27 @@ impl Key<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::request::Edns;
     use proptest::prelude::*;
+
+    #[test]
+    fn questions_that_an_upstream_may_answer_differently_are_told_apart() {
+        const ASKED: Asked = Asked { id: 1, flags: flag::RD, edns: None };
+        let question = |bytes: &'static [u8]| Question::starting(bytes).unwrap();
+        let [one, other, aaaa] =
+            [question(b"\x01a\0\0\x01\0\x01"), question(b"\x01A\0\0\x01\0\x01"), question(b"\x01a\0\0\x1c\0\x01")];
+        let key = Key::of(ASKED, one);
+        assert!(key.is_of(Asked { id: 2, flags: flag::RD | flag::AD, edns: None }, other));
+        assert!(!key.is_of(ASKED, aaaa));
+        let dnssec_ok = Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true });
+        for asked in [
+            Asked { flags: 0, ..ASKED },
+            Asked { flags: flag::RD | flag::CD, ..ASKED },
+            Asked { edns: dnssec_ok, ..ASKED },
+        ] {
+            assert!(!key.is_of(asked, one), "{asked:?}");
+        }
+    }
 
     proptest! {
         #[test]
