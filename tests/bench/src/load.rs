@@ -81,8 +81,8 @@ pub(crate) struct Report {
     pub(crate) stray: u64,
     /// TCP connections that the server closed.
     pub(crate) reconnects: u64,
-    /// From the first query to the last, or to the last answer where a count was asked.
-    pub(crate) seconds: f64,
+    /// Answers a second, from when the load had its full size (after a tenth of its time) until the last query was sent.
+    pub(crate) rate: f64,
     /// Latencies of what was answered, in microseconds.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
@@ -112,11 +112,6 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
 }
 
 impl Report {
-    /// Answers a second.
-    pub(crate) fn rate(&self) -> f64 {
-        self.answered as f64 / self.seconds.max(1e-9)
-    }
-
     /// Queries that got no right answer.
     pub(crate) fn failed(&self) -> u64 {
         self.wrong + self.servfail + self.errors + self.lost
@@ -152,11 +147,18 @@ impl<'a> Load<'a> {
         }
         let end = self.began + nanoseconds(self.options.seconds)?;
         let timeout = self.options.timeout * 1_000_000;
+        let grown = self.began + (end - self.began) / 10;
         let (mut ended, mut next_sweep, mut next_client, mut ready) = (None, self.began + SWEEP, 0, Vec::new());
+        let mut from = (self.began, 0);
         loop {
             let now = system::monotonic();
+            let answered = self.outcomes.report.answered;
+            if from.0 < grown && now >= grown {
+                from = (now, answered);
+            }
             if ended.is_none() && (now >= end || self.outcomes.report.sent >= self.options.count) {
                 ended = Some(now);
+                self.outcomes.report.rate = (answered - from.1) as f64 * 1e9 / (now - from.0).max(1) as f64;
             }
             if let Some(ended) = ended {
                 let counted = self.options.rate.is_some() || self.options.count < u64::MAX;
@@ -178,7 +180,7 @@ impl<'a> Load<'a> {
                 self.give_up(timeout, ended.is_none());
             }
         }
-        self.report(ended)
+        self.report()
     }
 
     fn in_flight(&self) -> usize {
@@ -234,23 +236,20 @@ impl<'a> Load<'a> {
         }
     }
 
-    fn report(mut self, ended: Option<u64>) -> Outcome<Report> {
+    fn report(mut self) -> Outcome<Report> {
         for client in &mut self.clients {
             client.lose(|_| true, &mut self.outcomes);
         }
         let now = system::monotonic();
-        let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
         let microseconds = |nanoseconds: u64| nanoseconds as f64 / 1e3;
-        let until = if self.options.count < u64::MAX { now } else { ended.unwrap_or(now) };
         let histogram = &self.outcomes.histogram;
         let report = Report {
-            seconds: seconds(until - self.began),
             p50: microseconds(histogram.per_mille(500)),
             p99: microseconds(histogram.per_mille(990)),
             p999: microseconds(histogram.per_mille(999)),
             most: microseconds(histogram.most()),
             mean: microseconds(histogram.mean()),
-            utilisation: system::own_cpu().as_secs_f64() / seconds(now - self.began),
+            utilisation: system::own_cpu().as_secs_f64() * 1e9 / (now - self.began) as f64,
             ..self.outcomes.report
         };
         if let (Some(path), Some(log)) = (&self.options.log, &self.outcomes.log) {

@@ -78,7 +78,7 @@ fn hits(plan: &Plan, site: &Site, contenders: &[&Contender], results: &mut Resul
             let found = measured(site, &server, &format!("{NAMES} --seconds {seconds} {check}"))?;
             verify("UDP hits", contender, &found.report, results);
             results.add("hit-udp.cpu", name, found.cpu);
-            results.add("hit-udp.rate", name, found.report.rate() / 1e3);
+            results.add("hit-udp.rate", name, found.report.rate / 1e3);
             results.add("hit-udp.p99", name, found.report.p99);
         }
         if plan.has(Row::HitPaced) {
@@ -91,7 +91,7 @@ fn hits(plan: &Plan, site: &Site, contenders: &[&Contender], results: &mut Resul
             let found = measured(site, &server, &format!("{NAMES} --tcp --seconds {seconds}"))?;
             verify("TCP hits", contender, &found.report, results);
             results.add("hit-tcp.cpu", name, found.cpu);
-            results.add("hit-tcp.rate", name, found.report.rate() / 1e3);
+            results.add("hit-tcp.rate", name, found.report.rate / 1e3);
         }
     }
     Ok(())
@@ -118,7 +118,7 @@ fn misses(plan: &Plan, site: &Site, contenders: &[&Contender], results: &mut Res
             let found = measured(site, &server, &format!("--names once:full --seconds {seconds}"))?;
             verify("misses", contender, &found.report, results);
             results.add("miss.cpu", name, found.cpu);
-            results.add("miss.rate", name, found.report.rate() / 1e3);
+            results.add("miss.rate", name, found.report.rate / 1e3);
             results.add("miss.p99", name, found.report.p99 / 1e3);
         }
         if plan.has(Row::MissPaced) {

@@ -47,7 +47,7 @@ fn threads(plan: &Plan, site: &Site, contenders: &[&Contender], results: &mut Re
             let (key, rate) =
                 if threads == 1 { ("threads.one", "threads.one.rate") } else { ("threads.two", "threads.two.rate") };
             results.add(key, PROXY, *cost);
-            results.add(rate, PROXY, full.rate() / 1e3);
+            results.add(rate, PROXY, full.rate / 1e3);
             if threads > 1 {
                 results.add("threads.load", PROXY, full.utilisation);
             }
