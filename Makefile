@@ -36,6 +36,9 @@ type-check: ## Type-check everything, without compiling it to the end
 test-cov: ## Measure how much of the code the unit and integration tests reach
 	.ci/test-cov
 
+bench: ## Measure the proxy beside other forwarders: some 20 minutes (ARGS=--quick for a minute and a half)
+	.ci/bench $(ARGS)
+
 manifests: ## Generate manifests/ and the chart's reference from the chart
 	.ci/manifests
 

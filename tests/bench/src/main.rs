@@ -1,53 +1,13 @@
-#![doc = include_str!("../README.md")]
+//! The program of the benchmark; what it does is in the library, which is empty where there is no Linux.
 
-mod delay;
-mod echo;
-mod failure;
-mod histogram;
-mod load;
-mod run;
-mod system;
-mod upstream;
-mod zone;
-
-use std::process::ExitCode;
-
-use clap::{Parser, Subcommand};
-
-/// Compare dot-proxy with other forwarders, under one load, in one run
-#[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-struct Cli {
-    #[command(subcommand)]
-    tool: Option<Tool>,
-    #[command(flatten)]
-    run: run::Options,
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    dot_bench::main()
 }
 
-/// The tools that a run starts, each as a process of its own; they are as useful alone.
-#[derive(Debug, Subcommand)]
-enum Tool {
-    Load(load::Options),
-    Upstream(upstream::Options),
-    Delay(delay::Options),
-    Echo(echo::Options),
-}
-
+#[cfg(not(target_os = "linux"))]
 #[expect(clippy::print_stderr, reason = "a command that ends tells its user why")]
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match &cli.tool {
-        None => run::run(&cli.run),
-        Some(Tool::Load(options)) => load::run(options),
-        Some(Tool::Upstream(options)) => upstream::run(options),
-        Some(Tool::Delay(options)) => delay::run(options),
-        Some(Tool::Echo(options)) => echo::run(options),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("dot-bench: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> std::process::ExitCode {
+    eprintln!("dot-bench: needs Linux: it measures what Linux counts of a process");
+    std::process::ExitCode::FAILURE
 }

@@ -24,7 +24,7 @@ use crate::system;
 /// What a run is asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The dot-proxy to measure [default: the static release binary that `make binaries` built]
+    /// The dot-proxy to measure [default: the one beside this program, else the static one that `make binaries` built]
     #[arg(long, env = "DOT_BENCH_PROXY")]
     proxy: Option<PathBuf>,
     /// Rows to measure, with commas [default: all]
@@ -65,7 +65,7 @@ pub(crate) struct Plan {
     short: bool,
 }
 
-/// Measures, prints the table, writes the summary.
+/// Measures, prints the tables, writes the summary.
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     let plan = Plan::new(options);
     let programs = programs(options)?;
@@ -84,6 +84,9 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     let verdicts = targets::judge(&results);
     let machine = summary::Machine::read();
     let mut out = std::io::stdout().lock();
+    if plan.short {
+        writeln!(out, "Briefly, to show that it works: these figures are no measurements.").during("printing")?;
+    }
     table::print(&mut out, &contenders, &results, &verdicts, &machine, began.elapsed()).during("printing the table")?;
     summary::write(&options.summary, &plan, &contenders, &results, &verdicts, &machine, began.elapsed())?;
     writeln!(out, "\nSummary with the least and the most of each: {}", options.summary.display()).during("printing")?;
@@ -121,10 +124,11 @@ fn programs(options: &Options) -> Outcome<Programs> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache =
         std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap_or_default().join("dot-sidecar");
-    let built = format!("target/{}-unknown-linux-gnu/release/dot-proxy", std::env::consts::ARCH);
-    let proxy = options.proxy.clone().unwrap_or_else(|| cache.join(built));
-    let proxy = proxy.canonicalize().during(format_args!("{}: make binaries builds it", proxy.display()))?;
     let own = std::env::current_exe().during("looking for this program")?;
+    let beside = Some(own.with_file_name(PROXY)).filter(|path| path.is_file());
+    let built = || cache.join(format!("target/{}-unknown-linux-gnu/release/dot-proxy", std::env::consts::ARCH));
+    let proxy = options.proxy.clone().or(beside).unwrap_or_else(built);
+    let proxy = proxy.canonicalize().during(format_args!("{}: make binaries builds it", proxy.display()))?;
     Ok(Programs { descriptions: options.conf.clone(), compiled: cache.join("bench/bin"), proxy, own })
 }
 

@@ -54,7 +54,7 @@ fn start(plan: &Plan, site: &Site, contenders: &[&Contender], results: &mut Resu
     Ok(())
 }
 
-fn memory(_: &Plan, site: &Site, contenders: &[&Contender], results: &mut Results) -> Outcome<()> {
+fn memory(plan: &Plan, site: &Site, contenders: &[&Contender], results: &mut Results) -> Outcome<()> {
     for contender in contenders {
         let upstream = site.upstream()?;
         let server = site.serve(contender, Start::with(upstream.port))?;
@@ -64,7 +64,8 @@ fn memory(_: &Plan, site: &Site, contenders: &[&Contender], results: &mut Result
             Ok(())
         };
         look("memory.idle", results)?;
-        for (key, first, count) in [("memory.10k", 0, 10_000), ("memory.100k", 10_000, 90_000)] {
+        let scale = if plan.short { 100 } else { 1 };
+        for (key, first, count) in [("memory.10k", 0, 10_000), ("memory.100k", 10_000, 90_000 / scale)] {
             let names = format!("--names lasting:{first}:{count} --count {count} --outstanding 100 --seconds 30");
             let report = site.load(&server, &names)?;
             verify("filling the cache", contender, &report, results);
