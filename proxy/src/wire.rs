@@ -7,6 +7,8 @@
 //! client's bytes ──request──► Asked + Question ──query──► upstream's bytes ──response──► Answer ──reply──► client's bytes
 //! ```
 
+use std::fmt;
+
 pub mod answer;
 mod denial;
 pub mod name;
@@ -108,6 +110,16 @@ impl Rcode {
             Self::REFUSED => "REFUSED",
             Self::BADVERS => "BADVERS",
             _ => "other",
+        }
+    }
+}
+
+/// The mnemonic, or RCODE and its number.
+impl fmt::Display for Rcode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_str() {
+            "other" => write!(f, "RCODE{}", self.0),
+            known => f.write_str(known),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! `dot-proxy query NAME [TYPE]`: one lookup by the same configuration and the same code, printed for a person.
 
+mod presentation;
+
 use clap::Args;
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as HickoryQuery, ResponseCode};
-use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as HickoryQuery};
 use hickory_proto::rr::{Name, RecordType};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
@@ -14,6 +15,8 @@ use crate::config::Resolved;
 use crate::logging::{self, Destination};
 use crate::replies::Recipient;
 use crate::resolve::{Asking, Protocol, Step};
+use crate::wire::Rcode;
+use crate::wire::response;
 
 /// Look a name up once, by the same configuration, and print the answer
 #[derive(Debug, Args)]
@@ -59,8 +62,6 @@ impl Query {
                 Step::Reply | Step::ReplyInvalid | Step::Ignore => Ok(reply),
             }
         })?;
-        let reply =
-            Message::from_vec(&reply).map_err(|error| Failure::Work(format!("the answer cannot be read: {error}")))?;
         self.print(&reply, began)
     }
 
@@ -77,33 +78,26 @@ impl Query {
     }
 
     #[expect(clippy::print_stdout, reason = "the answer is the command's result")]
-    fn print(&self, reply: &Message, began: Instant) -> Result<(), Failure> {
-        let code = reply.metadata.response_code;
-        let explanation =
-            reply.edns.as_ref().and_then(extended_error).map(|text| format!(": {text}")).unwrap_or_default();
-        if !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain) {
-            return Err(Failure::Work(format!(
-                "{} {} was not resolved: {code}{explanation}",
-                self.name, self.record_type
-            )));
+    fn print(&self, reply: &[u8], began: Instant) -> Result<(), Failure> {
+        let Some(code) = response::rcode(reply) else {
+            return Err(Failure::Work("the answer cannot be read".to_owned()));
+        };
+        let explanation = response::extended_error(reply).map(|text| format!(": {text}")).unwrap_or_default();
+        if !matches!(code, Rcode::NOERROR | Rcode::NXDOMAIN) {
+            let record_type = presentation::type_name(self.record_type);
+            return Err(Failure::Work(format!("{} {record_type} was not resolved: {code}{explanation}", self.name)));
         }
-        for record in &reply.answers {
-            println!("{record}");
+        let lines: Vec<_> =
+            response::answer_records(reply).filter_map(|record| presentation::line(reply, &record)).collect();
+        for line in &lines {
+            println!("{line}");
         }
-        let count = match reply.answers.len() {
+        let count = match lines.len() {
             0 => "no records".to_owned(),
             1 => "1 record".to_owned(),
             count => format!("{count} records"),
         };
         println!("; {code}, {count}, {} ms{explanation}", began.elapsed().as_millis());
         Ok(())
-    }
-}
-
-/// The text of an extended DNS error (RFC 8914), if there is one.
-fn extended_error(edns: &Edns) -> Option<String> {
-    match edns.option(EdnsCode::Unknown(15))? {
-        EdnsOption::Unknown(_, data) => Some(String::from_utf8_lossy(data.get(2..)?).into_owned()),
-        _ => None,
     }
 }

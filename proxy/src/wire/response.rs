@@ -37,15 +37,40 @@ pub fn answers(response: &[u8], question: Question<'_>) -> bool {
 
 /// How long the server keeps an idle connection open, where it says so in a response (edns-tcp-keepalive, RFC 7828).
 pub fn keepalive(response: &[u8]) -> Option<Duration> {
-    let question = Question::starting(response.get(HEADER..)?)?;
-    let counts = Counts::of(response);
-    let mut records = counts.records(response, HEADER + question.as_bytes().len());
-    let opt = records.find_map(|(section, record)| {
-        (section == Section::Additional && record.rtype == rtype::OPT).then(|| &response[record.rdata..record.end])
-    })?;
+    let opt = opt(response)?;
+    let opt = &response[opt.rdata..opt.end];
     // RFC 7828 §3.1: two octets, in units of 100 milliseconds; of another length it means nothing.
     let (_, told) = options(opt).find(|(code, told)| *code == option::TCP_KEEPALIVE && told.len() == 6)?;
     Some(Duration::from_millis(100) * u32::from(read_u16(told, 4)?))
+}
+
+/// A response's code, with the upper bits that stand in its OPT (RFC 6891 §6.1.3).
+pub fn rcode(response: &[u8]) -> Option<Rcode> {
+    let upper = opt(response).map_or(0, |opt| opt.ttl >> 24 << 4);
+    Some(Rcode(read_u16(response, 2)? & flag::RCODE | u16::try_from(upper).ok()?))
+}
+
+/// The text of a response's extended error, the first if there are several (RFC 8914), fit to be shown.
+pub fn extended_error(response: &[u8]) -> Option<String> {
+    let opt = opt(response)?;
+    let error = extended_errors(&response[opt.rdata..opt.end]).next()?;
+    let text = String::from_utf8_lossy(error.get(6..)?);
+    Some(text.chars().filter(|character| !character.is_control()).collect())
+}
+
+/// The records of a response's answer section.
+pub(crate) fn answer_records(response: &[u8]) -> impl Iterator<Item = Record> {
+    let question = response.get(HEADER..).and_then(Question::starting);
+    let start = HEADER + question.map_or(0, |question| question.as_bytes().len());
+    let answers = Counts::of(response).records(response, start).filter(|(section, _)| *section == Section::Answer);
+    answers.map(|(_, record)| record)
+}
+
+fn opt(response: &[u8]) -> Option<Record> {
+    let question = Question::starting(response.get(HEADER..)?)?;
+    let mut records = Counts::of(response).records(response, HEADER + question.as_bytes().len());
+    let opt = records.find(|(section, record)| *section == Section::Additional && record.rtype == rtype::OPT);
+    opt.map(|(_, record)| record)
 }
 
 /// Each option of an OPT: its code, and all its octets with code and length before them.
