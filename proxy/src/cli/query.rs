@@ -3,7 +3,6 @@
 mod presentation;
 
 use clap::Args;
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as HickoryQuery};
 use hickory_proto::rr::{Name, RecordType};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
@@ -15,8 +14,7 @@ use crate::config::Resolved;
 use crate::logging::{self, Destination};
 use crate::replies::Recipient;
 use crate::resolve::{Asking, Protocol, Step};
-use crate::wire::Rcode;
-use crate::wire::response;
+use crate::wire::{CLASS_IN, HEADER, Rcode, UDP_PAYLOAD, flag, response, rtype};
 
 /// Look a name up once, by the same configuration, and print the answer
 #[derive(Debug, Args)]
@@ -65,16 +63,26 @@ impl Query {
         self.print(&reply, began)
     }
 
+    /// The question as a client would ask it, with RD, and EDNS to be told why there is no answer.
     fn message(&self) -> Result<Vec<u8>, Failure> {
-        let wrong =
-            |error: &dyn std::fmt::Display| Failure::Usage(format!("{:?} is no domain name: {error}", self.name));
-        let mut name = Name::from_ascii(&self.name).map_err(|error| wrong(&error))?;
-        name.set_fqdn(true);
-        let mut message = Message::new(0, MessageType::Query, OpCode::Query);
-        message.metadata.recursion_desired = true;
-        message.add_query(HickoryQuery::query(name, self.record_type));
-        message.edns = Some(Edns::new());
-        message.to_vec().map_err(|error| wrong(&error))
+        let name = Name::from_ascii(&self.name).map_err(|_| {
+            Failure::Usage(format!(
+                "{:?} is no domain name: write labels of 63 octets at most, 253 in all, with dots between, such as www.example.com",
+                self.name
+            ))
+        })?;
+        let mut message = vec![0; HEADER];
+        message[2..4].copy_from_slice(&flag::RD.to_be_bytes());
+        (message[5], message[11]) = (1, 1); // a question, and the OPT
+        for label in &name {
+            message.push(u8::try_from(label.len()).expect("a label has at most 63 octets"));
+            message.extend(label);
+        }
+        message.push(0);
+        message.extend([u16::from(self.record_type), CLASS_IN].map(u16::to_be_bytes).as_flattened());
+        message.push(0); // OPT (RFC 6891 §6.1.2): at the root, the payload as class, no flags, no options
+        message.extend([rtype::OPT, UDP_PAYLOAD, 0, 0, 0].map(u16::to_be_bytes).as_flattened());
+        Ok(message)
     }
 
     #[expect(clippy::print_stdout, reason = "the answer is the command's result")]
@@ -99,5 +107,52 @@ impl Query {
         };
         println!("; {code}, {count}, {} ms{explanation}", began.elapsed().as_millis());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use hickory_proto::op::Message;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        query: Query,
+    }
+
+    fn message(arguments: &[&str]) -> Result<Message, String> {
+        let line = Line::try_parse_from([&["query"], arguments].concat()).map_err(|error| error.to_string())?;
+        let bytes = line.query.message().map_err(|failure| format!("{failure:?}"))?;
+        Ok(Message::from_vec(&bytes).unwrap())
+    }
+
+    #[test]
+    fn the_question_is_what_was_written() {
+        for (arguments, name, record_type) in [
+            (&["www.Example.com"][..], "www.Example.com.", RecordType::A),
+            (&["example.com.", "mx"], "example.com.", RecordType::MX),
+            (&["a\\.b.example", "TYPE65280"], "a\\.b.example.", RecordType::Unknown(65_280)),
+            (&[".", "NS"], ".", RecordType::NS),
+        ] {
+            let message = message(arguments).unwrap();
+            let question = &message.queries[0];
+            assert_eq!((question.name().to_ascii().as_str(), question.query_type()), (name, record_type));
+            assert!(message.metadata.recursion_desired && message.edns.is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_and_no_type_is_refused_with_the_remedy() {
+        for (arguments, remedy) in [
+            (&["exa mple..com"][..], "such as www.example.com"),
+            (&[&"a".repeat(64)], "63 octets"),
+            (&[&["abcdefgh"; 29].join(".")], "253 in all"),
+            (&["example.com", "NONSENSE"], "RFC 3597"),
+        ] {
+            let error = message(arguments).unwrap_err();
+            assert!(error.contains(remedy), "{arguments:?}: {error}");
+        }
     }
 }
