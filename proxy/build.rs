@@ -5,11 +5,26 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    if is_static_with_glibc() && env::var("HOST") == env::var("TARGET") && glibc() >= Some((2, 36)) {
+    if !is_static_with_glibc() {
+        return;
+    }
+    if env::var("HOST") == env::var("TARGET") && glibc() >= Some((2, 36)) {
         // A static binary that can be loaded anywhere relocates itself at its start: ten thousand times the same entry, 220 KB
         // of them. glibc reads them packed (DT_RELR, 2 KB) since 2.36; an older one would start without them, and crash.
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
+    if is_linked_by_lld() {
+        // Functions that were compiled to the same instructions are kept once. Nothing here tells functions by their addresses.
+        println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+    }
+}
+
+/// Whether the linker is the one that comes with rustc for this target (since 1.90), and no other was asked for.
+fn is_linked_by_lld() -> bool {
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    env::var("TARGET").is_ok_and(|target| target == "x86_64-unknown-linux-gnu")
+        && env::var_os("RUSTC_LINKER").is_none()
+        && !flags.contains("link")
 }
 
 fn is_static_with_glibc() -> bool {
