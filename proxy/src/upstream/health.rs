@@ -19,7 +19,7 @@ const LATE_LEAST: Duration = Duration::from_millis(25);
 const LATE_MOST: Duration = Duration::from_millis(800);
 
 /// A refused connection costs nobody much: while an outage is fresh, it is tried again after this.
-const REFUSED_BACKOFF: Duration = Duration::from_millis(8);
+const REFUSED_BACKOFF: Duration = Duration::from_millis(4);
 
 /// An outage is fresh for so long.
 const FRESH_OUTAGE: Duration = Duration::from_secs(5);
