@@ -72,6 +72,42 @@ fn a_hit_allocates_nothing_be_it_fresh_stale_a_failure_or_too_long() {
     }
 }
 
+/// What the cache says that it takes.
+fn told_size(registry: &Registry) -> u64 {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).expect("a String takes everything");
+    let line = text.lines().find_map(|line| line.strip_prefix("cache_size_bytes "));
+    line.and_then(|size| size.parse().ok()).expect("the cache tells its size")
+}
+
+#[test]
+fn the_cache_takes_no_more_than_it_says_and_nothing_before_the_first_answer() {
+    let settings = Settings { budget: 3 << 20, stale_for: LIFETIME, prefetch: true };
+    let (mut registry, now) = (Registry::default(), Instant::now());
+    let mut cache = None;
+    let empty = measure(|| cache = Some(Cache::new(settings, &mut registry)));
+    let cache = cache.expect("it was just made");
+    assert!(empty.bytes_current < 10_000, "{empty:?}");
+    let mut taken = 0;
+    // Twice as many as fit.
+    for index in 0..40_000 {
+        let query = query(&format!("n{index}.bench.test"), false);
+        let (asked, question) = parse(&query).unwrap();
+        let response = response(&query, 1 + u8::from(index % 7 == 0) * 9, 0);
+        let put = measure(|| {
+            let answer = Answer::parse(&response, question, TtlBounds { min: 0, max: 86_400 }).unwrap();
+            cache.put(&Key::of(asked, question), asked, &answer, now);
+        });
+        taken += put.bytes_current;
+        if index % 1000 == 0 {
+            let (taken, told) = (u64::try_from(taken).unwrap(), told_size(&registry));
+            assert!(taken <= told && told <= settings.budget, "{index}: {taken} taken, {told} told");
+        }
+    }
+    assert!(told_size(&registry) > settings.budget * 9 / 10);
+    assert!(taken * 4 / 3 > i64::try_from(settings.budget).unwrap(), "{taken}: the budget is used");
+}
+
 #[test]
 fn what_the_policy_answers_allocates_nothing() {
     let policy = Policy::new(Some(&"cluster.local".parse().unwrap()));

@@ -391,6 +391,29 @@ fn one_large_answer_does_not_push_out_all_others() {
 }
 
 #[test]
+fn workers_that_look_while_others_put_and_evict_never_get_another_names_answer() {
+    let (cache, now) = (Driven::new(40_000), Instant::now());
+    std::thread::scope(|scope| {
+        for worker in 0..3 {
+            let cache = &cache;
+            scope.spawn(move || {
+                for index in 0..3000 {
+                    let put = format!("n{}.example", (index * 7 + worker) % 500);
+                    cache.put(&put, &address(&put, 60), now);
+                    let got = question(&format!("n{}.example", (index * 11 + worker) % 500), A);
+                    let got = Question::starting(&got).unwrap();
+                    if let Found::Fresh(hit) = cache.0.get(&Key::of(ASKED, got), now) {
+                        assert!(hit.answer.is_to(got));
+                    }
+                }
+            });
+        }
+    });
+    cache.0.shards.0.iter().for_each(|shard| shard.lock().unwrap().check());
+    assert!(cache.allocated() <= 40_000 && cache.entries() > 50);
+}
+
+#[test]
 fn metrics_tell_what_was_found_and_what_is_kept() {
     let mut registry = Registry::with_prefix("dot_proxy");
     let settings = Settings { budget: 1 << 20, stale_for: HOUR, prefetch: true };
