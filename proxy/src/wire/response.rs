@@ -21,12 +21,15 @@ pub struct TtlBounds {
     pub max: u32,
 }
 
+/// A name may come into being: negative answers are kept for three hours at most, whatever the SOA says (RFC 2308 §5).
+const LONGEST_NEGATIVE: u32 = 3 * 3600;
+
 /// Whether a message is a response to this question, as far as its head tells; what is not is not for us.
 pub fn answers(response: &[u8], question: Question<'_>) -> bool {
     let (Some(flags), Some(questions)) = (read_u16(response, 2), read_u16(response, 4)) else { return false };
     let code = flags & flag::RCODE;
     response.len() >= HEADER
-        && flags & flag::QR != 0
+        && flags & (flag::QR | flag::OPCODE) == flag::QR
         && match questions {
             // Some servers leave the question out when they fail; the code is all there is to pass on.
             0 => !matches!(Rcode(code), Rcode::NOERROR | Rcode::NXDOMAIN),
@@ -178,7 +181,7 @@ impl TtlBounds {
         if record.rtype == rtype::SOA && section == Section::Authority {
             // RFC 2308 §5: a negative answer lives as long as the lesser of the SOA's TTL and its MINIMUM, its last field.
             let minimum = record.end.checked_sub(4).filter(|at| *at >= record.rdata)?;
-            ttl = ttl.min(read_u32(message, minimum)?);
+            ttl = ttl.min(read_u32(message, minimum)?).min(LONGEST_NEGATIVE);
         }
         Some(ttl.clamp(self.min, self.max))
     }
@@ -305,6 +308,8 @@ mod tests {
             assert_eq!(parse(&message).lifetime(), 0);
             message.add_authority(soa(900, 30));
             assert_eq!(parse(&message).lifetime(), 30);
+            message.authorities[0] = soa(86_400, 86_400);
+            assert_eq!(parse(&message).lifetime(), LONGEST_NEGATIVE);
         }
     }
 
@@ -403,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_and_a_cut_message_are_malformed() {
+    fn a_query_another_operation_and_a_cut_message_are_malformed() {
         let question = question_bytes();
         let question = Question::starting(&question).unwrap();
         let mut message = response(ResponseCode::NoError);
@@ -412,6 +417,9 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(Answer::parse(&bytes[..length], question, BOUNDS).is_err(), "{length}");
         }
+        message.metadata.op_code = OpCode::Update;
+        assert_eq!(Answer::parse(&message.to_vec().unwrap(), question, BOUNDS), Err(Unusable));
+        message.metadata.op_code = OpCode::Query;
         message.metadata.message_type = MessageType::Query;
         assert_eq!(Answer::parse(&message.to_vec().unwrap(), question, BOUNDS), Err(Unusable));
     }
