@@ -31,6 +31,7 @@ type Piece = (Instant, Vec<u8>);
 
 /// Runs until it is killed.
 pub(crate) fn run(options: &Options) -> Outcome<()> {
+    system::urgent();
     let listener = TcpListener::bind(options.listen).during(format_args!("listening on {}", options.listen))?;
     let (to, delay) = (options.to, Duration::from_millis(options.round_trip) / 2);
     for client in listener.incoming().flatten() {

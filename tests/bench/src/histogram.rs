@@ -1,4 +1,7 @@
-//! Latencies, counted in bins whose width is at most 1/64 of what they hold.
+//! Latencies, counted in bins whose width is at most 1/256 of what they hold.
+
+/// Bins between a power of two and the next; a power of two itself.
+const FINE: u64 = 256;
 
 /// How often each duration was seen, in nanoseconds.
 #[derive(Debug, Clone)]
@@ -13,7 +16,7 @@ pub(crate) struct Histogram {
 impl Histogram {
     /// Nothing seen as yet.
     pub(crate) fn new() -> Self {
-        Self { bins: vec![0; 64 * 60], count: 0, sum: 0, least: u64::MAX, most: 0 }
+        Self { bins: vec![0; bin(u64::MAX) + 1], count: 0, sum: 0, least: u64::MAX, most: 0 }
     }
 
     /// Counts one.
@@ -49,20 +52,20 @@ impl Histogram {
     }
 }
 
-/// Up to 64 one bin a value, from there 64 bins between a power of two and the next.
+/// Up to `FINE` one bin a value, from there `FINE` bins between a power of two and the next.
 fn bin(value: u64) -> usize {
-    let exponent = value.max(1).ilog2();
-    let index = if exponent < 6 { value } else { u64::from(exponent - 5) * 64 + ((value >> (exponent - 6)) & 63) };
-    usize::try_from(index).expect("there are 3840 bins")
+    let shift = (value.max(1).ilog2()).saturating_sub(FINE.ilog2());
+    let index = if value < FINE { value } else { (u64::from(shift) + 1) * FINE + (value >> shift) % FINE };
+    usize::try_from(index).expect("there are some thousand bins")
 }
 
 fn middle(bin: usize) -> u64 {
     let bin = bin as u64;
-    if bin < 64 {
+    if bin < FINE {
         return bin;
     }
-    let shift = bin / 64 - 1;
-    ((64 + bin % 64) << shift) + ((1 << shift) >> 1)
+    let shift = bin / FINE - 1;
+    ((FINE + bin % FINE) << shift) + ((1 << shift) >> 1)
 }
 
 #[cfg(test)]
@@ -83,7 +86,7 @@ mod tests {
     fn every_value_falls_into_a_bin_that_stands_for_it() {
         for value in (0..64).map(|shift| 1_u64 << shift).flat_map(|power| [power - 1, power, power + power / 3]) {
             let stands_for = middle(bin(value));
-            assert!(stands_for.abs_diff(value) <= value / 64, "{stands_for} for {value}");
+            assert!(stands_for.abs_diff(value) <= value / FINE, "{stands_for} for {value}");
         }
     }
 

@@ -74,6 +74,8 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     let site = Site::new(programs)?;
     // What this process does itself happens beside the load, not beside the server.
     system::move_to(&[site.load_processor]).during("moving to the load's processor")?;
+    system::urgent();
+    system::punctual();
     let began = Instant::now();
     for round in 0..plan.rounds {
         for group in rows::GROUPS.iter().filter(|group| group.wanted(&plan, round)) {

@@ -246,7 +246,7 @@ fn set_of(processors: &[usize]) -> libc::cpu_set_t {
 /// Starts the command on these processors alone, before what else there is to run on them if that is allowed. It ends when the
 /// process that started it does.
 pub(crate) fn spawn(command: &mut Command, processors: &[usize]) -> io::Result<Child> {
-    let set = set_of(processors);
+    let (set, ordinary) = (set_of(processors), libc::sched_param { sched_priority: 0 });
     // SAFETY: between fork and exec only system calls are made, on values that were copied: nothing is allocated, no lock is
     // taken.
     unsafe {
@@ -254,6 +254,7 @@ pub(crate) fn spawn(command: &mut Command, processors: &[usize]) -> io::Result<C
             done(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
             // A session of its own is a group of its own where the scheduler groups by session.
             done(libc::setsid())?;
+            done(libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary))?;
             // Not allowed to everyone; then what else runs on the machine is felt more.
             libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY);
             done(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set))
@@ -262,6 +263,14 @@ pub(crate) fn spawn(command: &mut Command, processors: &[usize]) -> io::Result<C
     let child = command.spawn()?;
     let _ = std::fs::write(format!("/proc/{}/autogroup", child.id()), PRIORITY.to_string());
     Ok(child)
+}
+
+/// Lets this thread, and those that it starts, run as soon as there is something for them to do, if that is allowed: for what
+/// stands for a network or a clock, and takes next to no time. Processes that it starts are ordinary ones.
+pub(crate) fn urgent() {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameters live through the call. Not being allowed to is no error: then the machine's other work is felt more.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
 }
 
 /// Lets this thread's timers fire within a microsecond of when they are due.
