@@ -349,6 +349,8 @@ impl Resolver {
         asking: &mut Asking,
     ) {
         let Some(place) = self.place() else { return };
+        // What is kept is what recursion finds, whoever the client was that showed that it is in use.
+        let asked = Asked { flags: asked.flags | flag::RD, ..asked };
         let group = self.router.route(LowerName::of(question.name()).name());
         let subject = Subject { asked, question, group, stale };
         if let Some(lookup) = self.lookups.refresh(self, subject, place) {
