@@ -26,6 +26,9 @@ use crate::wire::{Rcode, flag};
 /// A client that could be answered stale waits so long for the fresh answer (RFC 8767 §5, the client response timer).
 const STALE_AFTER: Duration = Duration::from_millis(500);
 
+/// So long after its deadline a lookup has come to its end, or never will.
+const OVERDUE: Duration = Duration::from_secs(1);
+
 /// A question on its way.
 pub struct Lookup {
     resolver: Arc<Resolver>,
@@ -98,12 +101,16 @@ impl Lookups {
     pub fn join(&self, resolver: &Arc<Resolver>, subject: Subject<'_>, waiter: Waiter) -> Option<Arc<Lookup>> {
         let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
         match by_key.entry(Key::of(subject.asked, subject.question).hash()) {
-            Entry::Occupied(lookup) if lookup.get().is_of(&subject) => {
+            Entry::Occupied(lookup) if lookup.get().is_of(&subject) && !lookup.get().is_overdue() => {
                 lookup.get().wait(waiter, subject.question);
                 None
             }
-            // Two keys of one hash: the second goes its own way, unseen.
-            Entry::Occupied(_) => Some(Lookup::new(resolver, subject, Some(waiter), None)),
+            // Two keys of one hash, or a lookup that a defect has left behind: nobody is to wait for that one.
+            Entry::Occupied(mut other) => {
+                let lookup = Lookup::new(resolver, subject, Some(waiter), None);
+                other.insert(Arc::clone(&lookup));
+                Some(lookup)
+            }
             Entry::Vacant(vacant) => {
                 Some(Arc::clone(vacant.insert(Lookup::new(resolver, subject, Some(waiter), None))))
             }
@@ -173,6 +180,11 @@ impl Lookup {
         let recursive = |asked: Asked| asked.has(flag::RD);
         recursive(self.asked) == recursive(subject.asked)
             && Key::of(self.asked, self.question()).is_of(subject.asked, subject.question)
+    }
+
+    /// Whether it should have come to its end by now.
+    fn is_overdue(&self) -> bool {
+        Instant::now() > self.deadline + OVERDUE
     }
 
     fn wait(&self, mut waiter: Waiter, question: Question<'_>) {

@@ -6,6 +6,7 @@
 
 mod admission;
 mod clients;
+mod idle;
 mod images;
 mod leaks;
 mod lifecycle;

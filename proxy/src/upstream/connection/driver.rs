@@ -151,12 +151,13 @@ impl Driver {
     /// The alarm has gone off: who waits too long, or whether nobody has asked for long.
     fn look_at_the_clock(&mut self, state: &mut State) -> Option<Turn> {
         let now = Instant::now();
-        // Who gave up waiting was told by its own clock.
+        let late_after = self.shared.health.late_after();
+        // First, so that who waits is told even where this machine slept until the query's time was over.
+        let late = self.take_late(state, now, late_after);
+        self.shared.health.late(late.len(), late.iter().filter(|(_, _, silent)| *silent).count());
+        // Who was told has a clock of its own.
         state.in_flight.retain(|_, waiting| now < waiting.until);
         if self.waits_for == WaitsFor::LateAnswers {
-            let late_after = self.shared.health.late_after();
-            let late = self.take_late(state, now, late_after);
-            self.shared.health.late(late.len(), late.iter().filter(|(_, _, silent)| *silent).count());
             let not_told = state.in_flight.values().filter(|waiting| !waiting.told_late);
             let next_late = not_told.map(|waiting| waiting.attempt.sent + late_after).min();
             // An alarm for those alone who were told would come too late for who asks next.

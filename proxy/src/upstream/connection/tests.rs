@@ -205,6 +205,17 @@ async fn who_asks_after_others_were_told_is_told_as_early_as_they_were() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_is_told_even_where_the_machine_slept_until_the_time_was_over() {
+    let (connection, _server, _) = open();
+    let asker = Arc::<Noting>::default();
+    put_in(&connection, "a.example", &asker).unwrap();
+    tokio::task::yield_now().await;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(asker.noted(), ["late"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_question_whose_time_is_over_is_forgotten() {
     let (connection, _server, _) = open();
     let asker = Arc::<Noting>::default();
