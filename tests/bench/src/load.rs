@@ -18,8 +18,9 @@ use crate::zone::Names;
 
 /// How many datagrams one system call sends or receives at most.
 const BATCH: usize = 64;
-/// How many queries each client begins with: a burst of all would overflow what the server's socket holds.
-const FIRST: usize = 2;
+/// Over how long the load grows to its full size, in nanoseconds: all at once would be one burst, which overflows what the
+/// server's socket holds, and stays one.
+const GROWTH: u64 = 40_000_000;
 /// How often unanswered queries are looked for, in nanoseconds.
 const SWEEP: u64 = 20_000_000;
 /// How long the last answers may take once nothing more is asked as fast as it goes, in nanoseconds.
@@ -102,6 +103,8 @@ struct Load<'a> {
     datagrams: Datagrams,
     outcomes: Outcomes,
     began: u64,
+    /// How many of the queries that others follow were sent.
+    started: usize,
 }
 
 /// Asks, and prints the report.
@@ -139,13 +142,11 @@ impl<'a> Load<'a> {
             datagrams: Datagrams::connected(BATCH),
             outcomes,
             began: system::monotonic(),
+            started: 0,
         })
     }
 
     fn run(mut self) -> Outcome<Report> {
-        if self.options.rate.is_none() {
-            (0..self.clients.len()).for_each(|client| _ = self.ask(client, FIRST));
-        }
         let end = self.began + nanoseconds(self.options.seconds)?;
         let timeout = self.options.timeout * 1_000_000;
         let grown = self.began + (end - self.began) / 10;
@@ -170,6 +171,7 @@ impl<'a> Load<'a> {
             }
             let pause = match self.options.rate {
                 Some(rate) if ended.is_none() => self.keep_pace(rate, now, &mut next_client),
+                None if ended.is_none() => self.grow(now),
                 _ => Duration::from_millis(5),
             };
             self.readiness.wait(pause, &mut ready).during("waiting for replies")?;
@@ -186,6 +188,18 @@ impl<'a> Load<'a> {
 
     fn in_flight(&self) -> usize {
         self.clients.iter().map(Client::in_flight).sum()
+    }
+
+    /// Sends the queries that others follow as they are answered, evenly; tells for how long none is due.
+    fn grow(&mut self, now: u64) -> Duration {
+        let all = self.options.outstanding.max(1);
+        let share = u128::from(now - self.began) * all as u128 / u128::from(GROWTH);
+        let due = usize::try_from(share).unwrap_or(all).clamp(1, all);
+        while self.started < due {
+            self.ask(self.started % self.clients.len(), 1);
+            self.started += 1;
+        }
+        if due == all { Duration::from_millis(5) } else { Duration::from_nanos(GROWTH / all as u64) }
     }
 
     /// Sends what is due at the rate; tells for how long nothing more is.
@@ -214,15 +228,14 @@ impl<'a> Load<'a> {
     }
 
     fn receive(&mut self, client: usize, going_on: bool) -> Outcome<()> {
-        let answered = self.clients[client].receive(&mut self.datagrams, &mut self.outcomes);
+        let mut done = self.clients[client].receive(&mut self.datagrams, &mut self.outcomes);
         if self.clients[client].closed() {
             self.outcomes.report.reconnects += 1;
-            self.clients[client].lose(|_| true, &mut self.outcomes);
+            done += self.clients[client].lose(|_| true, &mut self.outcomes);
             self.clients[client].reconnect(&self.readiness).during("connecting again")?;
         }
         if self.options.rate.is_none() && going_on {
-            // Two for each answer, until the client has its share.
-            self.ask(client, FIRST.max(2 * answered));
+            self.ask(client, done);
         }
         Ok(())
     }
