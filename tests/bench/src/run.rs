@@ -76,6 +76,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     system::move_to(&[site.load_processor]).during("moving to the load's processor")?;
     system::urgent();
     system::punctual();
+    let machine = summary::Machine::read();
     let began = Instant::now();
     for round in 0..plan.rounds {
         for group in rows::GROUPS.iter().filter(|group| group.wanted(&plan, round)) {
@@ -84,7 +85,6 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     }
     progress("");
     let verdicts = if plan.short { Vec::new() } else { targets::judge(&results) };
-    let machine = summary::Machine::read();
     let mut out = std::io::stdout().lock();
     if plan.short {
         writeln!(out, "Briefly, to show that it works: these figures are no measurements.").during("printing")?;

@@ -23,6 +23,8 @@ pub(super) struct Machine {
     memory_gib: u64,
     kernel: String,
     system: String,
+    /// How many threads wanted a processor in the minute before the run began: what else the machine was doing.
+    load_before: f64,
 }
 
 #[derive(Serialize)]
@@ -55,14 +57,18 @@ impl Machine {
             memory_gib: kibibytes.split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) >> 20,
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
             system: value(&text("/etc/os-release"), "PRETTY_NAME", '='),
+            load_before: text("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
         }
     }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { processor, processors, memory_gib, kernel, system } = self;
-        write!(out, "{processor}, {processors} processors, {memory_gib} GiB, {system}, Linux {kernel}")
+        let Self { processor, processors, memory_gib, kernel, system, load_before } = self;
+        write!(
+            out,
+            "{processor}, {processors} processors, {memory_gib} GiB, {system}, Linux {kernel}; load {load_before} before"
+        )
     }
 }
 
