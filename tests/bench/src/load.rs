@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// socket may have 1,024
     #[arg(long, default_value_t = 140)]
     pub(crate) outstanding: usize,
+    /// Begin with all of them at once, not growing to them
+    #[arg(long)]
+    pub(crate) at_once: bool,
     /// Queries a second, however slow the answers are; without it, the next query follows an answer
     #[arg(long)]
     pub(crate) rate: Option<u64>,
@@ -194,7 +197,7 @@ impl<'a> Load<'a> {
     fn grow(&mut self, now: u64) -> Duration {
         let all = self.options.outstanding.max(1);
         let share = u128::from(now - self.began) * all as u128 / u128::from(GROWTH);
-        let due = usize::try_from(share).unwrap_or(all).clamp(1, all);
+        let due = if self.options.at_once { all } else { usize::try_from(share).unwrap_or(all).clamp(1, all) };
         while self.started < due {
             self.ask(self.started % self.clients.len(), 1);
             self.started += 1;

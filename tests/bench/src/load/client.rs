@@ -18,6 +18,8 @@ pub(super) struct Client {
     channel: Channel,
     slots: Vec<Slot>,
     free: Vec<u16>,
+    /// What its ids are combined with, so that no two clients use them in the same order.
+    mask: u16,
     query: Vec<u8>,
 }
 
@@ -68,8 +70,9 @@ impl Client {
     ) -> io::Result<Self> {
         let channel = if tcp { Channel::tcp(server)? } else { Channel::udp(server)? };
         channel.watch(readiness, token)?;
+        let mask = u16::try_from(token % (1 << 16)).unwrap_or(0).wrapping_mul(0x9e37);
         let free = (0..u16::try_from(share).unwrap_or(u16::MAX)).rev().collect();
-        Ok(Self { server, token, channel, slots: vec![Slot::default(); share], free, query: Vec::new() })
+        Ok(Self { server, token, channel, slots: vec![Slot::default(); share], free, mask, query: Vec::new() })
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -88,7 +91,7 @@ impl Client {
             let slot = &mut self.slots[usize::from(place)];
             let generation = (slot.generation + 1) & 63;
             self.query.clear();
-            let number = names.query(name, place | generation << 10, &mut self.query);
+            let number = names.query(name, (place | generation << 10) ^ self.mask, &mut self.query);
             *slot = Slot { sent: now, generation, number };
             match &mut self.channel {
                 Channel::Udp(_) => datagrams.put(index, &self.query),
@@ -114,7 +117,7 @@ impl Client {
                 let count = datagrams.receive(&*socket, false).unwrap_or(0);
                 let now = system::monotonic();
                 for index in 0..count {
-                    take(&mut self.slots, &mut self.free, datagrams.received(index), now, outcomes);
+                    take(&mut self.slots, &mut self.free, self.mask, datagrams.received(index), now, outcomes);
                 }
             }
             Channel::Tcp { stream, unread, closed, .. } => {
@@ -127,7 +130,7 @@ impl Client {
                 }
                 let (now, mut at) = (system::monotonic(), 0);
                 while let Some(message) = framed(&unread[at..]) {
-                    take(&mut self.slots, &mut self.free, message, now, outcomes);
+                    take(&mut self.slots, &mut self.free, self.mask, message, now, outcomes);
                     at += 2 + message.len();
                 }
                 unread.drain(..at);
@@ -163,8 +166,8 @@ impl Client {
 }
 
 /// Finds the query that this replies to, and counts what came of it.
-fn take(slots: &mut [Slot], free: &mut Vec<u16>, reply: &[u8], now: u64, outcomes: &mut Outcomes) {
-    let id = reply.first_chunk::<4>().map(|head| (u16::from_be_bytes([head[0], head[1]]), head[3] & 15));
+fn take(slots: &mut [Slot], free: &mut Vec<u16>, mask: u16, reply: &[u8], now: u64, outcomes: &mut Outcomes) {
+    let id = reply.first_chunk::<4>().map(|head| (u16::from_be_bytes([head[0], head[1]]) ^ mask, head[3] & 15));
     let Some((id, code)) = id else {
         outcomes.report.stray += 1;
         return;

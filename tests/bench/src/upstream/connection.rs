@@ -61,17 +61,18 @@ impl Connection {
         let (mut at, mut queries) = (0, 0);
         while let Some(length) = self.unread[at..].first_chunk().map(|two| usize::from(u16::from_be_bytes(*two))) {
             let Some(query) = self.unread.get(at + 2..at + 2 + length) else { break };
-            queries += u64::from(zone::answer(query, &mut self.answers));
+            let answered = zone::answer(query, &mut self.answers);
+            queries += u64::from(answered);
             at += 2 + length;
+            // Answers that took their time come one by one, as those of a resolver do: each in a record of its own.
+            if answered && !delay.is_zero() {
+                self.held_back.push_back((Instant::now() + delay, std::mem::take(&mut self.answers)));
+            }
         }
         self.unread.drain(..at);
         if !self.answers.is_empty() {
-            if delay.is_zero() {
-                self.tls.writer().write_all(&self.answers).map_err(|_| Ended::Error)?;
-                self.answers.clear();
-            } else {
-                self.held_back.push_back((Instant::now() + delay, std::mem::take(&mut self.answers)));
-            }
+            self.tls.writer().write_all(&self.answers).map_err(|_| Ended::Error)?;
+            self.answers.clear();
         }
         self.write()?;
         Ok(queries)

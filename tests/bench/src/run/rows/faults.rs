@@ -49,7 +49,7 @@ pub(super) const FROZEN: Group = Group {
 pub(super) const AWAY: Group = Group {
     what: "all upstreams away for 2 s",
     rows: &[Row::Away],
-    rounds: 1,
+    rounds: 3,
     whom: Whom::Forwarders,
     all_at_once: false,
     measure: away,
@@ -76,7 +76,7 @@ fn equal(_: &Plan, site: &Site, contenders: &[&Contender], results: &mut Results
         upstream.ask("delay 100")?;
         for number in 500_000..500_005 {
             upstream.ask("reset")?;
-            let twenty = format!("--names lasting:{number}:1 --clients 20 --outstanding 20 --count 20");
+            let twenty = format!("--names lasting:{number}:1 --clients 20 --outstanding 20 --count 20 --at-once");
             verify("twenty equal questions", contender, &site.load(&server, &twenty)?, results);
             results.add("equal.upstream", &contender.name, upstream.ask("count")?.queries as f64);
         }
@@ -139,7 +139,7 @@ fn away(plan: &Plan, site: &Site, contenders: &[&Contender], results: &mut Resul
         let mut server = start_with(site, contender, &upstreams)?;
         let name = contender.name.as_str();
         let gone = Duration::from_secs_f64(if plan.short { 0.5 } else { 2.0 });
-        let lasts = gone.as_secs_f64() + 4.0;
+        let lasts = gone.as_secs_f64() + 2.5;
         // Names that live for a second, asked every second: all of them have ended before the upstreams are back.
         let (brief, other) = (site.log(), site.log());
         let load = |names: &str, log: &Path| {
@@ -148,7 +148,7 @@ fn away(plan: &Plan, site: &Site, contenders: &[&Contender], results: &mut Resul
         };
         let cached = load("--names brief:0:200 --rate 200", &brief)?;
         let missing = load(&format!("--names once:away --rate {RATE}"), &other)?;
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(Duration::from_millis(1500));
         request(&mut upstreams, "away")?;
         let left = system::monotonic();
         std::thread::sleep(gone);
