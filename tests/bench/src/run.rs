@@ -48,6 +48,9 @@ pub(crate) struct Options {
     /// Where to write the summary
     #[arg(long, default_value = "target/bench/summary.json")]
     summary: PathBuf,
+    /// Where to write what is printed, too
+    #[arg(long)]
+    table: Option<PathBuf>,
     /// The folder that describes whom to measure
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/conf"), hide_default_value = true)]
     conf: PathBuf,
@@ -85,11 +88,16 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     }
     progress("");
     let verdicts = if plan.short { Vec::new() } else { targets::judge(&results) };
-    let mut out = std::io::stdout().lock();
+    let mut text = Vec::new();
     if plan.short {
-        writeln!(out, "Briefly, to show that it works: these figures are no measurements.").during("printing")?;
+        writeln!(text, "Briefly, to show that it works: these figures are no measurements.").during("printing")?;
     }
-    table::print(&mut out, &contenders, &results, &verdicts, &machine, began.elapsed()).during("printing the table")?;
+    table::print(&mut text, &contenders, &results, &verdicts, &machine, began.elapsed()).during("printing")?;
+    if let Some(path) = &options.table {
+        std::fs::write(path, &text).during(format_args!("writing {}", path.display()))?;
+    }
+    let mut out = std::io::stdout().lock();
+    out.write_all(&text).during("printing")?;
     summary::write(&options.summary, &plan, &contenders, &results, &verdicts, &machine, began.elapsed())?;
     writeln!(out, "\nSummary with the least and the most of each: {}", options.summary.display()).during("printing")?;
     if results.broken {

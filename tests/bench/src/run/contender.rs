@@ -93,9 +93,12 @@ impl Contender {
         let Ok(output) = command.args(words).output() else { return String::new() };
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
-        let digits = |word: &&str| word.contains('.') && word.starts_with(|first: char| first.is_ascii_digit());
-        let mut words = said.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '.'));
-        words.find(digits).unwrap_or_default().trim_end_matches('.').to_owned()
+        let numbers = || {
+            let words = said.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '.'));
+            words.filter(|word| word.starts_with(|first: char| first.is_ascii_digit()))
+        };
+        let version = numbers().find(|word| word.contains('.')).or_else(|| numbers().next());
+        version.unwrap_or_default().trim_end_matches('.').to_owned()
     }
 
     /// Fills in its configuration and tells how to start it.
