@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dot_proxy_config::TlsServer;
@@ -57,6 +57,8 @@ impl Connect for OverTls {
 
 struct Shared {
     connect: Box<dyn Connect>,
+    /// Is told of each attempt to connect that failed.
+    tell_failures: OnceLock<Box<dyn Fn(Cause) + Send + Sync>>,
     idle: Duration,
     health: Arc<Health>,
     /// Set when there is no open connection, so that the next sign of life opens one.
@@ -103,6 +105,7 @@ impl Dot {
         let state = State { open: None, connecting: None, barren: 0, last_failure: Cause::ConnectionClosed };
         let shared = Shared {
             connect: Box::new(connect),
+            tell_failures: OnceLock::new(),
             idle,
             health: Arc::default(),
             dormant: AtomicBool::new(true),
@@ -110,6 +113,11 @@ impl Dot {
             state: Mutex::new(state),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Has each failure to connect told to this, whoever asked for the connection. Only the first call counts.
+    pub fn tell_failures(&self, tell: impl Fn(Cause) + Send + Sync + 'static) {
+        let _ = self.shared.tell_failures.set(Box::new(tell));
     }
 
     /// What is known of the server.
@@ -243,6 +251,9 @@ impl Shared {
 
     fn failed(&self, cause: Cause) {
         self.health.failed(cause, Instant::now());
+        if let Some(tell) = self.tell_failures.get() {
+            tell(cause);
+        }
         let mut state = self.lock();
         state.connecting = None;
         state.last_failure = cause;

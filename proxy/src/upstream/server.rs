@@ -61,10 +61,17 @@ pub struct Server {
     pub transport: Transport,
     /// What is known of it.
     pub health: Arc<Health>,
-    group: Arc<str>,
     queries: Counter,
-    failures: Family<FailureLabels, Counter>,
-    failure_is_logged: AtomicBool,
+    failures: Arc<Failures>,
+}
+
+/// What is counted and logged of a server's failures: of each attempt to connect, whoever may wait for it, and of each query
+/// that was sent in vain.
+struct Failures {
+    group: Arc<str>,
+    url: Arc<str>,
+    counters: Family<FailureLabels, Counter>,
+    is_logged: AtomicBool,
     logged: Mutex<Option<Logged>>,
 }
 
@@ -88,29 +95,35 @@ impl Server {
     pub fn new(group: &Arc<str>, index: usize, url: &str, transport: Transport, metrics: &Metrics) -> Self {
         let url: Arc<str> = url.into();
         let labels = ServerLabels { group: Arc::clone(group), server: Arc::clone(&url) };
+        let failures = Arc::new(Failures {
+            group: Arc::clone(group),
+            url: Arc::clone(&url),
+            counters: metrics.failures.clone(),
+            is_logged: AtomicBool::new(false),
+            logged: Mutex::new(None),
+        });
         let health = match &transport {
-            Transport::Dot(dot) => Arc::clone(dot.health()),
+            Transport::Dot(dot) => {
+                let failures = Arc::clone(&failures);
+                dot.tell_failures(move |cause| failures.note(cause));
+                Arc::clone(dot.health())
+            }
             Transport::Plain(_) => Arc::default(),
         };
-        Self {
-            index,
-            url,
-            transport,
-            health,
-            group: Arc::clone(group),
-            queries: metrics.queries.get_or_create_owned(&labels),
-            failures: metrics.failures.clone(),
-            failure_is_logged: AtomicBool::new(false),
-            logged: Mutex::new(None),
-        }
+        Self { index, url, transport, health, queries: metrics.queries.get_or_create_owned(&labels), failures }
     }
 
     /// Asks, and waits for the answer's message.
     pub async fn exchange(&self, query: Query<'_>, which: Which) -> Result<Vec<u8>, Cause> {
+        let sent = AtomicBool::new(false);
+        let asked = || {
+            self.asked();
+            sent.store(true, Ordering::Relaxed);
+        };
         let outcome = match &self.transport {
-            Transport::Dot(dot) => dot.exchange(query, self.index, which, || self.asked()).await,
+            Transport::Dot(dot) => dot.exchange(query, self.index, which, asked).await,
             Transport::Plain(plain) => {
-                self.asked();
+                asked();
                 let began = Instant::now();
                 let exchanged = plain.exchange(query.asked, query.question, query.until).await;
                 exchanged.map(|message| (message, began.elapsed()))
@@ -122,7 +135,10 @@ impl Server {
                 Ok(message)
             }
             Err(cause) => {
-                self.failed(cause);
+                // That connecting failed was noted when it did. That it took too long for this query was not.
+                if sent.into_inner() || (cause == Cause::ConnectionTimedOut && Instant::now() >= query.until) {
+                    self.failed(cause);
+                }
                 Err(cause)
             }
         }
@@ -142,14 +158,13 @@ impl Server {
         })
     }
 
-    /// Opens the connection in the background; a failure is logged like that of a query.
+    /// Opens the connection in the background.
     pub fn connect(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         let server = Arc::clone(self);
         runtime.spawn(async move {
             let Transport::Dot(dot) = &server.transport else { return };
-            match dot.connection(Which::Any).await {
-                Ok(_) => server.is_back(),
-                Err(cause) => server.log_failure(cause),
+            if dot.connection(Which::Any).await.is_ok() {
+                server.failures.are_over();
             }
         });
     }
@@ -165,7 +180,7 @@ impl Server {
             self.health.heard(now);
         }
         self.health.measured(latency, now);
-        self.is_back();
+        self.failures.are_over();
     }
 
     /// No answer came, for this cause.
@@ -174,20 +189,22 @@ impl Server {
         if let Transport::Plain(_) = self.transport {
             self.health.failed(cause, Instant::now());
         }
-        let labels = FailureLabels { group: Arc::clone(&self.group), server: Arc::clone(&self.url), cause };
-        self.failures.get_or_create(&labels).inc();
-        self.log_failure(cause);
+        self.failures.note(cause);
     }
+}
 
-    fn is_back(&self) {
-        if self.failure_is_logged.load(Ordering::Relaxed) && self.failure_is_logged.swap(false, Ordering::AcqRel) {
+impl Failures {
+    fn are_over(&self) {
+        if self.is_logged.load(Ordering::Relaxed) && self.is_logged.swap(false, Ordering::AcqRel) {
             *self.logged.lock().unwrap_or_else(PoisonError::into_inner) = None;
             info!(server = %self.url, "upstream answers again");
         }
     }
 
-    /// Logs a failure when it begins, when its cause changes, and now and then while it goes on.
-    fn log_failure(&self, cause: Cause) {
+    /// Counts a failure, and logs it when it begins, when its cause changes, and now and then while it goes on.
+    fn note(&self, cause: Cause) {
+        let labels = FailureLabels { group: Arc::clone(&self.group), server: Arc::clone(&self.url), cause };
+        self.counters.get_or_create(&labels).inc();
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(logged) = &mut *logged
@@ -199,7 +216,7 @@ impl Server {
         }
         let failures_not_logged = logged.map_or(0, |logged| logged.failures_since);
         *logged = Some(Logged { cause, at: now, failures_since: 0 });
-        self.failure_is_logged.store(true, Ordering::Release);
+        self.is_logged.store(true, Ordering::Release);
         warn!(%cause, server = %self.url, group = %self.group, failures_not_logged, "upstream failed");
     }
 }

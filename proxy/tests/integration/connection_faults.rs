@@ -10,7 +10,7 @@ use crate::authority::{Authority, LAST_YEAR, NAME};
 use crate::blackhole::Blackhole;
 use crate::client::{ask, extended_error};
 use crate::load::Load;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Written};
 use crate::reaction::Reaction;
 use crate::server::Server;
 use crate::wait::until;
@@ -178,7 +178,9 @@ async fn clients_of_two_servers_do_not_notice_that_the_certificate_of_one_was_ma
     let authority = Authority::new();
     let (first, second) =
         (Server::tls_that(&authority, each_tenth(Reaction::Close)).await, Server::tls(&authority).await);
-    let proxy = Proxy::with(&[&first.url(), &second.url()], &authority, "");
+    // In order, since the faster one may be the second: then nobody connects to the first again for a minute.
+    let written = Written { upstream: "strategy: ordered", ..Written::default() };
+    let proxy = Proxy::written(&[&first.url(), &second.url()], &authority, &written);
     let load = Load::of(proxy.address, 200, EVERY);
     until("the first server is in use", async || !first.asked().is_empty()).await;
     first.replaces_its_certificate(&authority, "other.test", LAST_YEAR);
