@@ -135,8 +135,7 @@ async fn while_all_upstreams_are_away_known_names_are_answered_stale_and_afterwa
     let others = others.finished().await;
     others.assert_none_lost_or_wrong();
     others.assert_recovered_at_the_first_success_after(back);
-    let after = others.first_success_after(back) - back;
-    assert!(after < Duration::from_millis(300), "the first success came {after:?} after the servers");
+    others.assert_success_soon_after(back);
     until("a known name is fresh", async || extended_error_in(&ask(proxy.address, &known_name(0)).await).is_none())
         .await;
 }

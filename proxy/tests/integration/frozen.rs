@@ -91,8 +91,7 @@ async fn the_only_resolver_frozen_for_five_seconds_ends_in_servfail_and_then_in_
     // The deadline is 4 s.
     outcomes.assert_none_later_than(Duration::from_millis(4100));
     outcomes.assert_recovered_at_the_first_success_after(back);
-    let after = outcomes.first_success_after(back) - back;
-    assert!(after < Duration::from_millis(300), "the first success came {after:?} after the resolver");
+    outcomes.assert_success_soon_after(back);
     let first_failure =
         outcomes.all.iter().find(|outcome| outcome.has_failed()).expect("four seconds are the deadline");
     let cause = extended_error(&first_failure.reply.as_ref().unwrap().1);

@@ -17,6 +17,9 @@ use crate::client::{extended_error_in, query};
 /// A reply that comes so long after the last query was sent never comes.
 const PATIENCE: Duration = Duration::from_secs(6);
 
+/// A connection, a handshake and a pause after a failure take less, even in a debug build.
+const SOON: Duration = Duration::from_millis(300);
+
 /// So many clients take turns: replies that come in one burst would overflow the buffer of one.
 const CLIENTS: usize = 16;
 
@@ -158,8 +161,18 @@ impl Outcomes {
         self.assert_each("failed after the first success", |outcome| outcome.sent <= success || outcome.is_right());
     }
 
+    /// The first right answer after the servers' return came soon, but for what the machine itself was late.
+    pub fn assert_success_soon_after(&self, back: Instant) {
+        let after = self.first_success_after(back) - back;
+        let noise = self.noise;
+        assert!(
+            after < SOON + noise,
+            "the first success came {after:?} after the servers (the machine was {noise:?} late)"
+        );
+    }
+
     /// When the first right answer came to a query sent after this time.
-    pub fn first_success_after(&self, time: Instant) -> Instant {
+    fn first_success_after(&self, time: Instant) -> Instant {
         let right = |outcome: &Outcome| outcome.reply.as_ref().filter(|_| outcome.is_right()).map(|(at, _)| *at);
         self.all.iter().filter(|outcome| outcome.sent >= time).filter_map(right).min().expect("no query succeeded")
     }
