@@ -196,7 +196,9 @@ fn servers(value: &str) -> Result<Vec<Server>, String> {
         .map(|server| server.trim().parse().map_err(|error: dot_proxy_config::ParseError| error.to_string()))
         .collect::<Result<_, _>>()?;
     match servers.iter().find(|server| matches!(server, Server::Plain(_))) {
-        Some(plain) => Err(format!("\"{plain}\" would leave in the clear: write tls://ADDRESS#NAME")),
+        Some(plain) => {
+            Err(format!("\"{plain}\" would leave in the clear: write tls://ADDRESS#NAME (or https://, quic://)"))
+        }
         None => Ok(servers),
     }
 }
@@ -296,7 +298,10 @@ mod tests {
     #[test]
     fn overrides_are_parsed_into_what_they_mean() {
         let parsed = overrides(&map(&[
-            ("upstream", "quad9, tls://192.0.2.53#dns.example"),
+            (
+                "upstream",
+                "quad9, tls://192.0.2.53#dns.example,https://192.0.2.53#dns.example, quic://192.0.2.53#dns.example",
+            ),
             ("log-level", "debug"),
             ("cpu-request", "0.02"),
             ("memory-limit", "128Mi"),
@@ -305,7 +310,12 @@ mod tests {
         .unwrap();
         assert_eq!(
             parsed.upstream.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["quad9", "tls://192.0.2.53:853#dns.example"]
+            [
+                "quad9",
+                "tls://192.0.2.53:853#dns.example",
+                "https://192.0.2.53:443/dns-query#dns.example",
+                "quic://192.0.2.53:853#dns.example"
+            ]
         );
         assert_eq!(parsed.log_level, Some(Level::Debug));
         assert_eq!(parsed.cpu_request, Some(Quantity::from_millis(20)));

@@ -1,5 +1,7 @@
 //! From the configuration as written to the one that is run: files read, presets and defaults filled in.
 
+mod transports;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -7,14 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use dot_proxy_config::{CaCertificates, Config, ConfigError, ParseError, Server, Strategy, Upstream};
+use dot_proxy_config::{CaCertificates, Config, ConfigError, ParseError, Strategy, Upstream};
 
+use self::transports::Common;
 use crate::clients::Access;
 use crate::policy::Policy;
 use crate::router::{GroupIndex, Router};
 use crate::upstream::connect::{ClientIdentity, Tls, TlsError, TlsSettings};
-use crate::upstream::dot::{Dot, OverTls};
-use crate::upstream::plain::Plain;
 use crate::upstream::server::Transport;
 use crate::wire::response::TtlBounds;
 
@@ -73,15 +74,18 @@ impl Resolved {
     /// Resolves a written configuration, reading what files it names.
     pub fn from_written(written: &Config) -> Result<Self, ConfigError> {
         written.check()?;
-        let Trust { upstream, routes } = Trust::read(written)?;
+        let trust = Trust::read(written)?;
+        let protocol = written.upstream.protocol;
         let idle = Duration::from_secs(written.upstream.idle_seconds.into());
+        let upstream = Common { tls: trust.upstream, protocol, idle };
+        let routed = Common { tls: trust.routes, protocol, idle };
         let mut groups = vec![GroupServers {
             name: "upstream".to_owned(),
             strategy: written.upstream.strategy,
-            servers: servers(&written.upstream.servers, &upstream, idle),
+            servers: upstream.transports(&written.upstream.servers, "upstream.servers")?,
         }];
         let mut router = Router::default();
-        for route in &written.routes {
+        for (at, route) in written.routes.iter().enumerate() {
             let index = GroupIndex(groups.len());
             route.suffixes.iter().for_each(|suffix| router.add(suffix, index));
             // Suffixes are of the configuration, not of the queries: the label stays bounded.
@@ -89,7 +93,7 @@ impl Resolved {
             groups.push(GroupServers {
                 name,
                 strategy: route.strategy,
-                servers: servers(&route.servers, &routes, idle),
+                servers: routed.transports(&route.servers, &format!("routes[{at}].servers"))?,
             });
         }
         Ok(Self {
@@ -171,21 +175,6 @@ fn unusable(written: &Upstream, error: &TlsError) -> ConfigError {
     }
 }
 
-fn servers(written: &[Server], tls: &Tls, idle: Duration) -> Vec<(String, Transport)> {
-    let dot = |server: dot_proxy_config::TlsServer| {
-        let url = server.to_string();
-        (url, Transport::Dot(Dot::new(OverTls { tls: tls.clone(), server }, idle)))
-    };
-    written
-        .iter()
-        .flat_map(|server| match server {
-            Server::Preset(preset) => preset.tls_servers().into_iter().map(dot).collect(),
-            Server::Tls(server) => vec![dot(server.clone())],
-            Server::Plain(address) => vec![(server.to_string(), Transport::Plain(Plain::new(*address)))],
-        })
-        .collect()
-}
-
 fn default_cache_budget() -> u64 {
     container_memory_limit().map_or(CACHE_WITHOUT_LIMIT, |limit| (limit / CACHE_SHARE).min(CACHE_MOST))
 }
@@ -228,6 +217,19 @@ mod tests {
         assert_eq!(resolved.groups[1].servers[0].0, "udp://10.96.0.10:53");
         assert_eq!(resolved.groups[0].strategy, Strategy::Fastest);
         assert_eq!(resolved.groups[1].strategy, Strategy::Ordered);
+    }
+
+    #[test]
+    fn a_transport_that_this_version_lacks_is_refused_with_its_field() {
+        for (text, field) in [
+            ("upstream: {protocol: curl}", "upstream.servers[0]: "),
+            ("upstream: {protocol: kdig, servers: [\"tls://192.0.2.1#a.example\"]}", "upstream.servers[0]: "),
+            ("upstream: {servers: [quad9, \"https://192.0.2.1#a.example\"]}", "upstream.servers[1]: "),
+            ("routes: [{suffixes: [a], servers: [\"quic://192.0.2.1#a.example\"]}]", "routes[0].servers[0]: "),
+        ] {
+            let error = resolved(text).err().unwrap();
+            assert!(error.starts_with(field) && error.contains("this version"), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub struct Upstream {
     pub servers: Vec<Server>,
     /// Which of the servers is asked first.
     pub strategy: Strategy,
-    /// The transport of presets.
+    /// The transport of presets, or the program that asks the servers which it knows.
     pub protocol: Protocol,
     /// CA certificates in PEM that replace the public roots built in.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -252,15 +252,44 @@ impl Config {
                 return Err(ConfigError::at(
                     format!("upstream.servers[{index}]"),
                     format!(
-                        "\"{server}\" would leave in the clear: write tls://ADDRESS#NAME here; plain servers can stand in routes, for names under their suffixes"
+                        "\"{server}\" would leave in the clear: write tls://ADDRESS#NAME (or https://, quic://) here; plain servers can stand in routes, for names under their suffixes"
                     ),
                 ));
             }
+            self.check_preset(&format!("upstream.servers[{index}]"), server)?;
         }
+        self.check_program()?;
         if self.upstream.ca.is_some() && self.upstream.ca_file.is_some() {
             return Err(ConfigError::at("upstream.caFile", "stands beside upstream.ca: give one of them"));
         }
         Ok(())
+    }
+
+    /// Whether a preset can be asked by the protocol.
+    fn check_preset(&self, path: &str, server: &Server) -> Result<(), ConfigError> {
+        let protocol = self.upstream.protocol;
+        if !matches!(server, Server::Preset(_)) || protocol.suits(server) {
+            return Ok(());
+        }
+        let able = Preset::ALL.into_iter().filter(|preset| protocol.suits(&Server::Preset(*preset)));
+        let able: Vec<_> = able.map(Preset::as_str).collect();
+        Err(ConfigError::at(
+            path,
+            format!("{server} does not offer {protocol}: write {}, or {}", able.join(", "), protocol.url()),
+        ))
+    }
+
+    /// A program that is to ask, and to which no server is left, was surely meant otherwise.
+    fn check_program(&self) -> Result<(), ConfigError> {
+        let protocol = self.upstream.protocol;
+        let mut servers = self.upstream.servers.iter().chain(self.routes.iter().flat_map(|route| &route.servers));
+        if !protocol.is_a_program() || servers.any(|server| protocol.suits(server)) {
+            return Ok(());
+        }
+        Err(ConfigError::at(
+            "upstream.protocol",
+            format!("{protocol} can ask none of the servers: write {} among them, or a preset", protocol.url()),
+        ))
     }
 
     fn check_routes(&self) -> Result<(), ConfigError> {
@@ -277,6 +306,9 @@ impl Config {
                     format!("routes[{index}].servers"),
                     "is empty: name a server, such as udp://10.96.0.10",
                 ));
+            }
+            for (at, server) in route.servers.iter().enumerate() {
+                self.check_preset(&format!("routes[{index}].servers[{at}]"), server)?;
             }
             for (at, suffix) in route.suffixes.iter().enumerate() {
                 if let Some(earlier) = seen.insert(suffix, index) {

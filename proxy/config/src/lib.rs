@@ -6,7 +6,7 @@
 //! ```text
 //! YAML or JSON ──Config::from_yaml──► Config ──to_json──► the pod's annotation dot-sidecar.io/config
 //!                                       │
-//!     certificates  Pin  Server  ServerName  Strategy  Suffix  Network  ByteSize  log
+//!     certificates  Pin  Server  ServerName  UrlPath  Preset  Protocol  Strategy  Suffix  Network  ByteSize  log
 //! ```
 
 mod certificates;
@@ -14,7 +14,10 @@ mod config;
 mod error;
 pub mod log;
 mod network;
+mod path;
 mod pin;
+mod preset;
+mod protocol;
 mod server;
 mod size;
 mod strategy;
@@ -25,8 +28,11 @@ pub use certificates::CaCertificates;
 pub use config::{Admin, Cache, ClientCertificate, Cluster, Config, Listen, Query, Route, Threads, Upstream};
 pub use error::{ConfigError, ParseError};
 pub use network::Network;
+pub use path::UrlPath;
 pub use pin::Pin;
-pub use server::{Preset, Protocol, Server, ServerName, TlsServer};
+pub use preset::Preset;
+pub use protocol::Protocol;
+pub use server::{HttpsServer, Server, ServerName, TlsServer};
 pub use size::ByteSize;
 pub use strategy::Strategy;
 pub use suffix::Suffix;

@@ -1,12 +1,9 @@
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::ParseError;
 use crate::text::written_as_text;
+use crate::{ParseError, Preset, UrlPath};
 
 /// A server that answers queries: an address and, for encrypted transports, the name it must prove.
 ///
@@ -17,11 +14,15 @@ pub enum Server {
     Preset(Preset),
     /// `tls://ADDRESS[:PORT]#NAME`: DNS over TLS (RFC 7858).
     Tls(TlsServer),
+    /// `https://ADDRESS[:PORT][/PATH]#NAME`: DNS over HTTPS (RFC 8484).
+    Https(HttpsServer),
+    /// `quic://ADDRESS[:PORT]#NAME`: DNS over QUIC (RFC 9250).
+    Quic(TlsServer),
     /// `udp://ADDRESS[:PORT]`: plain DNS over UDP, and TCP for what does not fit.
     Plain(SocketAddr),
 }
 
-/// A server reached over TLS.
+/// A server that proves by TLS who it is, whatever travels over it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TlsServer {
     /// Where it is.
@@ -30,84 +31,33 @@ pub struct TlsServer {
     pub name: ServerName,
 }
 
+/// A server of DNS over HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HttpsServer {
+    /// Where it is, and its name.
+    pub server: TlsServer,
+    /// Where it takes queries.
+    pub path: UrlPath,
+}
+
 /// The name in a server's certificate: a domain name or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServerName(String);
 
-/// How presets are reached; a server written as a URL carries its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// DNS over TLS (RFC 7858).
-    #[default]
-    Dot,
-}
-
-/// A public resolver whose addresses and name are built in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Preset {
-    /// Cloudflare, 1.1.1.1.
-    Cloudflare,
-    /// Quad9, 9.9.9.9: filters malicious names, validates DNSSEC.
-    Quad9,
-    /// Google Public DNS, 8.8.8.8.
-    Google,
-}
-
 const DOT_PORT: u16 = 853; // RFC 7858 §3.1
+const DOQ_PORT: u16 = 853; // RFC 9250 §4.1.1
+const HTTPS_PORT: u16 = 443;
 const DNS_PORT: u16 = 53;
-
-impl Preset {
-    /// Every preset.
-    pub const ALL: [Self; 3] = [Self::Cloudflare, Self::Quad9, Self::Google];
-
-    /// The word a person writes.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cloudflare => "cloudflare",
-            Self::Quad9 => "quad9",
-            Self::Google => "google",
-        }
-    }
-
-    /// Its servers for DNS over TLS, IPv4 first: where there is no IPv6, those attempts fail at once.
-    pub fn tls_servers(self) -> Vec<TlsServer> {
-        let v4 = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
-        let v6 = |a, b, c, d, h| IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, h));
-        let (name, addresses) = match self {
-            Self::Cloudflare => (
-                "cloudflare-dns.com",
-                [
-                    v4(1, 1, 1, 1),
-                    v4(1, 0, 0, 1),
-                    v6(0x2606, 0x4700, 0x4700, 0, 0x1111),
-                    v6(0x2606, 0x4700, 0x4700, 0, 0x1001),
-                ],
-            ),
-            Self::Quad9 => (
-                "dns.quad9.net",
-                [v4(9, 9, 9, 9), v4(149, 112, 112, 112), v6(0x2620, 0xfe, 0, 0, 0xfe), v6(0x2620, 0xfe, 0, 0, 9)],
-            ),
-            Self::Google => (
-                "dns.google",
-                [
-                    v4(8, 8, 8, 8),
-                    v4(8, 8, 4, 4),
-                    v6(0x2001, 0x4860, 0x4860, 0, 0x8888),
-                    v6(0x2001, 0x4860, 0x4860, 0, 0x8844),
-                ],
-            ),
-        };
-        let server =
-            |address| TlsServer { address: SocketAddr::new(address, DOT_PORT), name: ServerName(name.to_owned()) };
-        addresses.map(server).into()
-    }
-}
 
 impl ServerName {
     /// The name as written.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// A name that is built in.
+    pub(crate) fn known(name: &'static str) -> Self {
+        Self(name.to_owned())
     }
 }
 
@@ -137,34 +87,44 @@ impl FromStr for Server {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Preset::ALL.into_iter().find(|preset| preset.as_str() == text).map(Self::Preset).ok_or_else(|| {
                 ParseError::new(format!(
-                    "{text:?} is no server: write tls://ADDRESS[:PORT]#NAME, udp://ADDRESS[:PORT], or one of cloudflare, quad9, google"
+                    "{text:?} is no server: write tls://ADDRESS[:PORT]#NAME, https://ADDRESS[:PORT][/PATH]#NAME, quic://ADDRESS[:PORT]#NAME, udp://ADDRESS[:PORT], or one of cloudflare, quad9, google"
                 ))
             });
         };
         match scheme {
-            "tls" => parse_tls(text, rest).map(Self::Tls),
+            "tls" => authenticated(text, rest, DOT_PORT, "tls://1.1.1.1:853#cloudflare-dns.com").map(Self::Tls),
+            "https" => parse_https(text, rest).map(Self::Https),
+            "quic" => authenticated(text, rest, DOQ_PORT, "quic://9.9.9.9:853#dns.quad9.net").map(Self::Quic),
             "udp" => parse_plain(text, rest).map(Self::Plain),
-            "https" | "quic" => Err(ParseError::new(format!(
-                "{text:?}: this version speaks DNS over TLS alone: write tls://ADDRESS[:PORT]#NAME"
+            _ => Err(ParseError::new(format!(
+                "{text:?}: no transport is called {scheme:?}: write tls://, https://, quic:// or udp://"
             ))),
-            _ => Err(ParseError::new(format!("{text:?}: no transport is called {scheme:?}: write tls:// or udp://"))),
         }
     }
 }
 
-fn parse_tls(text: &str, rest: &str) -> Result<TlsServer, ParseError> {
+fn authenticated(text: &str, rest: &str, default_port: u16, example: &str) -> Result<TlsServer, ParseError> {
     let Some((address, name)) = rest.split_once('#') else {
         return Err(ParseError::new(format!(
-            "{text:?} names no server to authenticate: add #NAME, the name in its certificate, such as tls://1.1.1.1:853#cloudflare-dns.com"
+            "{text:?} names no server to authenticate: add #NAME, the name in its certificate, such as {example}"
         )));
     };
-    Ok(TlsServer { address: parse_address(text, address, DOT_PORT)?, name: name.parse()? })
+    Ok(TlsServer { address: parse_address(text, address, default_port)?, name: name.parse()? })
+}
+
+fn parse_https(text: &str, rest: &str) -> Result<HttpsServer, ParseError> {
+    let (url, name) = rest.split_once('#').map_or((rest, ""), |(url, name)| (url, name));
+    let (address, path) = url.split_at(url.find('/').unwrap_or(url.len()));
+    let path = if path.is_empty() { UrlPath::default() } else { path.parse()? };
+    let named = if name.is_empty() { address.to_owned() } else { format!("{address}#{name}") };
+    let server = authenticated(text, &named, HTTPS_PORT, "https://1.1.1.1/dns-query#cloudflare-dns.com")?;
+    Ok(HttpsServer { server, path })
 }
 
 fn parse_plain(text: &str, rest: &str) -> Result<SocketAddr, ParseError> {
     if rest.contains('#') {
         return Err(ParseError::new(format!(
-            "{text:?}: plain DNS authenticates nobody: leave #NAME out, or write tls://"
+            "{text:?}: plain DNS authenticates nobody: leave #NAME out, or write tls://, https:// or quic://"
         )));
     }
     parse_address(text, rest, DNS_PORT)
@@ -188,22 +148,18 @@ impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Preset(preset) => f.write_str(preset.as_str()),
-            Self::Tls(server) => server.fmt(f),
+            Self::Tls(server) => write!(f, "tls://{}#{}", server.address, server.name),
+            Self::Https(HttpsServer { server, path }) => write!(f, "https://{}{path}#{}", server.address, server.name),
+            Self::Quic(server) => write!(f, "quic://{}#{}", server.address, server.name),
             Self::Plain(address) => write!(f, "udp://{address}"),
         }
-    }
-}
-
-impl fmt::Display for TlsServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tls://{}#{}", self.address, self.name)
     }
 }
 
 written_as_text!(
     Server,
     "Server",
-    "tls://ADDRESS[:PORT]#NAME, udp://ADDRESS[:PORT] (plain DNS, in routes only), or a preset: cloudflare, quad9, google.",
+    "tls://ADDRESS[:PORT]#NAME, https://ADDRESS[:PORT][/PATH]#NAME, quic://ADDRESS[:PORT]#NAME, udp://ADDRESS[:PORT] (plain DNS, in routes only), or a preset: cloudflare, quad9, google.",
     "tls://1.1.1.1:853#cloudflare-dns.com"
 );
 written_as_text!(ServerName, "ServerName", "The name in a server's certificate.", "cloudflare-dns.com");
@@ -223,6 +179,11 @@ mod tests {
             ("tls://192.0.2.53:8853#DNS.example", "tls://192.0.2.53:8853#dns.example"),
             ("tls://[2001:db8::1]#dns.example", "tls://[2001:db8::1]:853#dns.example"),
             ("tls://2001:db8::1#2001:db8::1", "tls://[2001:db8::1]:853#2001:db8::1"),
+            ("https://192.0.2.53#dns.example", "https://192.0.2.53:443/dns-query#dns.example"),
+            ("https://192.0.2.53:8443/q/x#dns.example", "https://192.0.2.53:8443/q/x#dns.example"),
+            ("https://[2001:db8::1]/#dns.example", "https://[2001:db8::1]:443/#dns.example"),
+            ("quic://192.0.2.53#dns.example", "quic://192.0.2.53:853#dns.example"),
+            ("quic://[2001:db8::1]:8853#dns.example", "quic://[2001:db8::1]:8853#dns.example"),
             ("udp://10.96.0.10", "udp://10.96.0.10:53"),
             ("quad9", "quad9"),
         ] {
@@ -235,11 +196,16 @@ mod tests {
         assert!(refused("tls://1.1.1.1:853").contains("add #NAME"));
         assert!(refused("tls://1.1.1.1:853#").contains("no server name"));
         assert!(refused("tls://1.1.1.1:853#*.example").contains("no server name"));
+        assert!(refused("https://1.1.1.1/dns-query").contains("such as https://"));
+        assert!(refused("https://1.1.1.1#").contains("add #NAME"));
+        assert!(refused("quic://1.1.1.1").contains("such as quic://"));
     }
 
     #[test]
     fn a_host_name_in_place_of_the_address_is_refused_because_its_lookup_would_leak() {
         assert!(refused("tls://dns.example:853#dns.example").contains("in the clear"));
+        assert!(refused("https://dns.example/dns-query#dns.example").contains("in the clear"));
+        assert!(refused("quic://dns.example#dns.example").contains("in the clear"));
         assert!(refused("udp://kube-dns.kube-system").contains("in the clear"));
     }
 
@@ -247,19 +213,9 @@ mod tests {
     fn unknown_words_and_schemes_are_refused_with_what_can_be_written() {
         assert!(refused("cloudfare").contains("cloudflare, quad9, google"));
         assert!(refused("1.1.1.1").contains("tls://ADDRESS"));
-        assert!(refused("https://1.1.1.1/dns-query#one.one.one.one").contains("DNS over TLS alone"));
-        assert!(refused("tcp://1.1.1.1").contains("tls:// or udp://"));
+        assert!(refused("https://1.1.1.1/dns-query{?dns}#one.one.one.one").contains("leave out"));
+        assert!(refused("tcp://1.1.1.1").contains("tls://, https://, quic:// or udp://"));
         assert!(refused("udp://10.0.0.1#name").contains("authenticates nobody"));
         assert!(refused("udp://10.0.0.1:0").contains("port 0"));
-    }
-
-    #[test]
-    fn every_preset_is_read_by_its_own_name_and_has_servers_of_both_families() {
-        for preset in Preset::ALL {
-            assert_eq!(preset.as_str().parse::<Server>().unwrap(), Server::Preset(preset));
-            let servers = preset.tls_servers();
-            assert!(servers.iter().any(|server| server.address.is_ipv4()));
-            assert!(servers.iter().any(|server| server.address.is_ipv6()));
-        }
     }
 }

@@ -24,11 +24,12 @@ pub(super) struct Options {
     /// TCP clients at once; a further one is closed [default: 1024]
     #[arg(long, value_name = "NUMBER")]
     connections: Option<u32>,
-    /// Resolver that presets are asked with: ssock, the project's own DNS over TLS, also called dot [default: ssock]
+    /// How to ask: ssock, also called dot, the project's own DNS over TLS; doh, DNS over HTTPS; doq, DNS over QUIC; curl or
+    /// kdig, that program. It picks the transport of presets; URLs say their own, and must be of this one [default: ssock]
     #[arg(long, value_name = "STUB")]
     stub: Option<Stub>,
-    /// Server to ask: tls://ADDRESS[:PORT]#NAME, or a preset: cloudflare, quad9, google; give it again for servers that
-    /// stand in for it [default: cloudflare]
+    /// Server to ask: tls://ADDRESS[:PORT]#NAME, https://ADDRESS[:PORT][/PATH]#NAME, quic://ADDRESS[:PORT]#NAME, or a
+    /// preset: cloudflare, quad9, google; give it again for servers that stand in for it [default: cloudflare]
     #[arg(long, value_name = "SERVER")]
     upstream: Vec<Server>,
     /// Which of the servers is asked first: fastest, ordered (the first as long as it answers), or round-robin; one that
@@ -38,7 +39,8 @@ pub(super) struct Options {
     /// File of CA certificates (PEM) that the server's certificate must chain to, in place of the public roots built in
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
-    /// Ask this server for names under a suffix: corp.example=udp://10.0.0.53 (plain DNS) or =tls://ADDRESS#NAME
+    /// Ask this server for names under a suffix: corp.example=udp://10.0.0.53 (plain DNS), or an encrypted server as --upstream
+    /// has it
     #[arg(long, value_name = "SUFFIX=SERVER", value_parser = parse_route)]
     route: Vec<Route>,
     /// Serve this range of sources too, such as 203.0.113.0/24
@@ -63,15 +65,35 @@ pub(super) struct Options {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Stub {
-    /// The project's own DNS over TLS
+    /// The project's own DNS over TLS (also: dot)
     #[value(alias = "dot")]
     Ssock,
+    /// DNS over HTTPS
+    Doh,
+    /// DNS over QUIC
+    Doq,
+    /// DNS over HTTPS by the program curl
+    Curl,
+    /// DNS over TLS by the program kdig
+    Kdig,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
     Json,
+}
+
+impl Stub {
+    fn protocol(self) -> Protocol {
+        match self {
+            Self::Ssock => Protocol::Dot,
+            Self::Doh => Protocol::Doh,
+            Self::Doq => Protocol::Doq,
+            Self::Curl => Protocol::Curl,
+            Self::Kdig => Protocol::Kdig,
+        }
+    }
 }
 
 fn parse_route(text: &str) -> Result<Route, String> {
@@ -94,8 +116,23 @@ impl Options {
     pub(super) fn written(&self) -> Result<Config, Failure> {
         let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), read_config)?;
         self.apply_to(&mut config);
+        self.check_stub()?;
         config.check().map_err(|error| Failure::Usage(error.to_string()))?;
         Ok(config)
+    }
+
+    /// Flags that contradict each other. Transports can stand side by side where no --stub is given.
+    fn check_stub(&self) -> Result<(), Failure> {
+        let Some(protocol) = self.stub.map(Stub::protocol) else { return Ok(()) };
+        let contradicts =
+            |server: &&Server| !matches!(server, Server::Preset(_) | Server::Plain(_)) && !protocol.suits(server);
+        match self.upstream.iter().find(contradicts) {
+            Some(server) => Err(Failure::Usage(format!(
+                "--upstream {server} contradicts --stub {protocol}: write {} there, or leave --stub out",
+                protocol.url()
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn apply_to(&self, config: &mut Config) {
@@ -109,8 +146,8 @@ impl Options {
             config.listen.connections = connections;
         }
         config.listen.allow.extend(&self.allow);
-        if let Some(Stub::Ssock) = self.stub {
-            config.upstream.protocol = Protocol::Dot;
+        if let Some(stub) = self.stub {
+            config.upstream.protocol = stub.protocol();
         }
         if !self.upstream.is_empty() {
             config.upstream.servers.clone_from(&self.upstream);
@@ -196,6 +233,28 @@ mod tests {
     }
 
     #[test]
+    fn a_stub_asks_presets_by_its_own_transport_and_urls_of_its_scheme() {
+        for (stub, url, protocol) in [
+            ("ssock", "tls://192.0.2.1#a.example", Protocol::Dot),
+            ("dot", "tls://192.0.2.1#a.example", Protocol::Dot),
+            ("doh", "https://192.0.2.1#a.example", Protocol::Doh),
+            ("doq", "quic://192.0.2.1#a.example", Protocol::Doq),
+            ("curl", "https://192.0.2.1#a.example", Protocol::Curl),
+            ("kdig", "tls://192.0.2.1#a.example", Protocol::Kdig),
+        ] {
+            let config = written(&["--stub", stub, "--upstream", "quad9", "--upstream", url]).unwrap();
+            assert_eq!((config.upstream.protocol, config.upstream.servers.len()), (protocol, 2));
+        }
+    }
+
+    #[test]
+    fn without_a_stub_transports_stand_side_by_side() {
+        let urls = ["tls://192.0.2.1#a.example", "https://192.0.2.1#a.example", "quic://192.0.2.1#a.example"];
+        let flags: Vec<_> = urls.iter().flat_map(|url| ["--upstream", url]).collect();
+        assert_eq!(written(&flags).unwrap().upstream.servers.len(), 3);
+    }
+
+    #[test]
     fn a_wrong_flag_is_refused_with_the_remedy() {
         for (arguments, remedy) in [
             (&["--upstream", "tls://dns.example"][..], "add #NAME"),
@@ -203,7 +262,11 @@ mod tests {
             (&["--route", "corp.example"], "SUFFIX=SERVER"),
             (&["--allow", "everyone"], "ADDRESS/PREFIX"),
             (&["--strategy", "random"], "fastest, ordered or round-robin"),
-            (&["--stub", "magic"], "possible values: ssock"),
+            (&["--stub", "magic"], "possible values: ssock, doh, doq, curl, kdig"),
+            (&["--stub", "doh", "--upstream", "tls://192.0.2.1#a.example"], "write https://ADDRESS/PATH#NAME there"),
+            (&["--stub", "curl", "--upstream", "quic://192.0.2.1#a.example"], "contradicts --stub curl"),
+            (&["--stub", "ssock", "--upstream", "https://192.0.2.1#a.example"], "write tls://ADDRESS#NAME there"),
+            (&["--stub", "doq"], "cloudflare does not offer doq: write quad9"),
             (&["--threads", "0"], "from 1 to 64"),
             (&["--config", "/nonexistent"], "No such file"),
         ] {

@@ -41,6 +41,18 @@ fn an_error_names_the_path_of_the_field_and_the_remedy() {
         ("upstream: {ca: hello}", "upstream.ca: ", "BEGIN CERTIFICATE"),
         ("upstream: {pins: [sha256/short]}", "upstream.pins[0]: ", "44 characters"),
         ("upstream: {strategy: random}", "upstream.strategy: ", "`fastest`, `ordered`, `round-robin`"),
+        ("upstream: {protocol: https}", "upstream.protocol: ", "`dot`, `doh`, `doq`, `curl`, `kdig`"),
+        ("upstream: {protocol: doq}", "upstream.servers[0]: cloudflare ", "write quad9, or quic://ADDRESS#NAME"),
+        (
+            "upstream: {protocol: doq, servers: [quad9]}\nroutes: [{suffixes: [a], servers: [google]}]",
+            "routes[0].servers[0]: google ",
+            "write quad9",
+        ),
+        (
+            "upstream: {protocol: curl, servers: [\"tls://192.0.2.1#a.example\"]}",
+            "upstream.protocol: curl ",
+            "write https://ADDRESS/PATH#NAME",
+        ),
         ("upstream: {idleSeconds: 0}", "upstream.idleSeconds: ", "from 1 to 3600"),
         ("upstream: {clientCertificate: {certificateFile: /c}}", "upstream.clientCertificate: ", "keyFile"),
         (
