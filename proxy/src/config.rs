@@ -75,10 +75,10 @@ impl Resolved {
     pub fn from_written(written: &Config) -> Result<Self, ConfigError> {
         written.check()?;
         let trust = Trust::read(written)?;
-        let protocol = written.upstream.protocol;
+        let (protocol, method) = (written.upstream.protocol, written.upstream.http_method);
         let idle = Duration::from_secs(written.upstream.idle_seconds.into());
-        let upstream = Common { tls: trust.upstream, protocol, idle };
-        let routed = Common { tls: trust.routes, protocol, idle };
+        let upstream = Common { tls: trust.upstream, protocol, method, idle };
+        let routed = Common { tls: trust.routes, protocol, method, idle };
         let mut groups = vec![GroupServers {
             name: "upstream".to_owned(),
             strategy: written.upstream.strategy,
@@ -224,8 +224,7 @@ mod tests {
         for (text, field) in [
             ("upstream: {protocol: curl}", "upstream.servers[0]: "),
             ("upstream: {protocol: kdig, servers: [\"tls://192.0.2.1#a.example\"]}", "upstream.servers[0]: "),
-            ("upstream: {servers: [quad9, \"https://192.0.2.1#a.example\"]}", "upstream.servers[1]: "),
-            ("routes: [{suffixes: [a], servers: [\"quic://192.0.2.1#a.example\"]}]", "routes[0].servers[0]: "),
+            ("upstream: {protocol: curl}\nroutes: [{suffixes: [a], servers: [quad9]}]", "upstream.servers[0]: "),
         ] {
             let error = resolved(text).err().unwrap();
             assert!(error.starts_with(field) && error.contains("this version"), "{text}: {error}");

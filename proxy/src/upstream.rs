@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! group (asks the best server at once) ──► server ──► dot ──► connect (TCP, TLS, who is it) ──► connection (many queries in flight)
-//!   │  choice, health                        ▲  └───► plain (UDP again and again, then TCP)
-//!   └─► rescue (the next one, or again) ─────┘
+//!   │  choice, health                        ▲  ├───► doh ──► connect ──► HTTP/2, a stream a query
+//!   └─► rescue (the next one, or again) ─────┘  └───► plain (UDP again and again, then TCP)
+//!                                               kept: the one connection of dot and doh, opened ahead, closed when idle
 //! ```
 
 pub mod cause;
 pub mod choice;
 pub mod connect;
 pub mod connection;
+pub mod doh;
 pub mod dot;
 pub mod group;
 pub mod health;
+pub mod kept;
 mod pins;
 pub mod plain;
 pub mod rescue;

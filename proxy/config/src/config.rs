@@ -5,7 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::log::Log;
-use crate::{ByteSize, CaCertificates, ConfigError, Network, Pin, Preset, Protocol, Server, Strategy, Suffix};
+use crate::{
+    ByteSize, CaCertificates, ConfigError, HttpMethod, Network, Pin, Preset, Protocol, Server, Strategy, Suffix,
+};
 
 /// The whole configuration of `dot-proxy`, as written. Every part may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -71,6 +73,9 @@ pub struct Upstream {
     pub strategy: Strategy,
     /// The transport of presets, or the program that asks the servers which it knows.
     pub protocol: Protocol,
+    /// How servers of DNS over HTTPS are asked.
+    #[serde(skip_serializing_if = "HttpMethod::is_usual")]
+    pub http_method: HttpMethod,
     /// CA certificates in PEM that replace the public roots built in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<CaCertificates>,
@@ -171,6 +176,7 @@ impl Default for Upstream {
             servers: vec![Server::Preset(Preset::Cloudflare)],
             strategy: Strategy::default(),
             protocol: Protocol::Dot,
+            http_method: HttpMethod::Post,
             ca: None,
             ca_file: None,
             pins: Vec::new(),

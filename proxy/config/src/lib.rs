@@ -12,6 +12,7 @@
 mod certificates;
 mod config;
 mod error;
+mod http_method;
 pub mod log;
 mod network;
 mod path;
@@ -27,6 +28,7 @@ mod text;
 pub use certificates::CaCertificates;
 pub use config::{Admin, Cache, ClientCertificate, Cluster, Config, Listen, Query, Route, Threads, Upstream};
 pub use error::{ConfigError, ParseError};
+pub use http_method::HttpMethod;
 pub use network::Network;
 pub use path::UrlPath;
 pub use pin::Pin;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use dot_proxy_config::{ConfigError, Protocol, Server};
+use dot_proxy_config::{ConfigError, HttpMethod, Protocol, Server};
 
 use crate::upstream::connect::Tls;
+use crate::upstream::doh::Doh;
 use crate::upstream::dot::{Dot, OverTls};
 use crate::upstream::plain::Plain;
 use crate::upstream::server::Transport;
@@ -15,6 +16,8 @@ pub(super) struct Common {
     pub(super) tls: Tls,
     /// How presets are asked, or the program that asks.
     pub(super) protocol: Protocol,
+    /// How servers of DNS over HTTPS are asked.
+    pub(super) method: HttpMethod,
     /// When a connection that is not used is closed.
     pub(super) idle: Duration,
 }
@@ -42,7 +45,7 @@ impl Common {
                 let connect = OverTls { tls: self.tls.clone(), server: server.clone() };
                 Transport::Dot(Dot::new(connect, self.idle))
             }
-            Server::Https(_) => return Err(not_yet(server, Protocol::Doh)),
+            Server::Https(server) => Transport::Doh(Doh::new(&self.tls, server, self.method, self.idle)),
             Server::Quic(_) => return Err(not_yet(server, Protocol::Doq)),
             Server::Plain(address) => Transport::Plain(Plain::new(*address)),
         };
@@ -52,5 +55,5 @@ impl Common {
 }
 
 fn not_yet(server: &Server, protocol: Protocol) -> String {
-    format!("{server} cannot be asked by {protocol}: this version has DNS over TLS alone: write tls://ADDRESS#NAME")
+    format!("{server} cannot be asked by {protocol} in this version: write tls:// or https://")
 }

@@ -39,6 +39,12 @@ pub enum Cause {
     QueryTimedOut,
     /// What came could not be read as an answer.
     ResponseMalformed,
+    /// The server says that it is asked too much (HTTP 429 or 503, DOQ_EXCESSIVE_LOAD).
+    ServerBusy,
+    /// The server gave the query up: it reset the stream, and again when it was asked again.
+    StreamReset,
+    /// The server answered by an HTTP status that carries no answer; redirects are not followed.
+    HttpStatusUnexpected,
 }
 
 impl Cause {
@@ -58,6 +64,9 @@ impl Cause {
             Self::ConnectionClosed => "connection-closed",
             Self::QueryTimedOut => "query-timed-out",
             Self::ResponseMalformed => "response-malformed",
+            Self::ServerBusy => "server-busy",
+            Self::StreamReset => "stream-reset",
+            Self::HttpStatusUnexpected => "http-status-unexpected",
         }
     }
 

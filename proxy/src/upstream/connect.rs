@@ -137,6 +137,15 @@ impl Tls {
         Ok(Self { config: Arc::new(config), without_resumption, verifier })
     }
 
+    /// The same trust and identity for another protocol than DNS over TLS, by its ALPN name. Its sessions are its own.
+    pub fn speaking(&self, protocol: &[u8]) -> Self {
+        let mut config = ClientConfig::clone(&self.without_resumption);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let without_resumption = Arc::new(config.clone());
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Self { config: Arc::new(config), without_resumption, verifier: Arc::clone(&self.verifier) }
+    }
+
     /// Connects, shakes hands, and has the server prove its name.
     pub async fn connect(&self, server: &TlsServer) -> Result<Connected, Cause> {
         let connecting = async {
@@ -160,9 +169,13 @@ impl Tls {
         if session.handshake_kind() != Some(HandshakeKind::Resumed) {
             return true; // proved just now
         }
-        let now = self.config.time_provider.current_time();
-        match (session.peer_certificates(), now) {
-            (Some([leaf, intermediates @ ..]), Some(now)) => {
+        session.peer_certificates().is_some_and(|certificates| self.still_proves(certificates, name))
+    }
+
+    /// Whether these certificates, the server's own first, prove that name now.
+    pub(super) fn still_proves(&self, certificates: &[CertificateDer<'_>], name: &ServerName<'_>) -> bool {
+        match (certificates, self.config.time_provider.current_time()) {
+            ([leaf, intermediates @ ..], Some(now)) => {
                 self.verifier.verify_server_cert(leaf, intermediates, name, &[], now).is_ok()
             }
             _ => false,

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cause::Cause;
 use super::health::Health;
+use super::kept::Ended;
 use crate::replies::Outbox;
 use crate::wire::query::Privacy;
 use crate::wire::request::{Asked, Question};
@@ -75,15 +76,6 @@ pub enum NotTaken {
     Closed,
     /// As many queries wait for an answer as may, or too much waits to be written.
     Full,
-}
-
-/// How a connection came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Nobody had asked for long.
-    Idle,
-    /// The server ended it, or the network.
-    Broken,
 }
 
 /// A handle to an open connection.

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::cause::{Cause, Failure};
 use super::choice::{self, Candidate};
 use super::connection::{Asker, Attempt, Connection, Query};
-use super::dot::Which;
 use super::health::Standing;
+use super::kept::{Standby, Which};
 use super::server::{Metrics, Server, Transport};
 use crate::wire::Rcode;
 use crate::wire::request::Question;
@@ -54,6 +54,17 @@ pub struct Group {
 #[derive(Default)]
 pub struct Batch {
     connections: Vec<Connection>,
+}
+
+/// What became of a query that was to be put into a server's open connection.
+#[derive(PartialEq, Eq)]
+enum Put {
+    /// It is in.
+    In,
+    /// The server is good, but its transport asks in a task: a rescue asks it first.
+    Aside,
+    /// The server has no connection that takes it now.
+    Nowhere,
 }
 
 impl Batch {
@@ -96,8 +107,7 @@ impl Group {
         if let Some(first) = order.first()
             && first.standing != Standing::Paused
             && let server = &self.servers[first.index]
-            && let Transport::Dot(dot) = &server.transport
-            && dot.wants_connection()
+            && server.transport.standby().is_some_and(Standby::wants_connection)
         {
             server.connect(&self.runtime);
         }
@@ -106,7 +116,7 @@ impl Group {
     /// Somebody is asking something, be it answered from the cache: a connection that was closed when idle is opened again
     /// before it is missed.
     pub fn sign_of_life(&self) {
-        let is_dormant = |server: &Arc<Server>| matches!(&server.transport, Transport::Dot(dot) if dot.is_dormant());
+        let is_dormant = |server: &Arc<Server>| server.transport.standby().is_some_and(Standby::is_dormant);
         if self.servers.iter().all(is_dormant) {
             self.warm_up();
         }
@@ -145,9 +155,15 @@ impl Group {
     pub fn start(&self, query: Query<'_>, asker: &Arc<dyn Asker>, now: Instant, batch: &mut Batch) -> bool {
         self.earn();
         let candidates = self.order(now);
-        let chosen = candidates.iter().find(|candidate| self.put_in(candidate, query, asker, now, batch));
-        self.look_after_others(&candidates, chosen.map(|candidate| candidate.index), query, now);
-        chosen.is_some()
+        for candidate in &candidates {
+            let put = self.put_in(candidate, query, asker, now, batch);
+            if put == Put::Nowhere {
+                continue;
+            }
+            self.look_after_others(&candidates, candidate.index, query, now);
+            return put == Put::In;
+        }
+        false
     }
 
     fn put_in(
@@ -157,29 +173,29 @@ impl Group {
         asker: &Arc<dyn Asker>,
         now: Instant,
         batch: &mut Batch,
-    ) -> bool {
+    ) -> Put {
         let server = &self.servers[candidate.index];
-        let Transport::Dot(dot) = &server.transport else { return false };
         if candidate.standing > Standing::Silent {
-            return false;
+            return Put::Nowhere;
         }
+        let Transport::Dot(dot) = &server.transport else { return Put::Aside };
         let Some(connection) = dot.ready() else {
-            if dot.wants_connection() {
+            if dot.standby().wants_connection() {
                 server.connect(&self.runtime);
             }
-            return false;
+            return Put::Nowhere;
         };
         let attempt = Attempt { server: candidate.index, sent: now };
         if connection.enqueue(query, attempt, Arc::clone(asker)).is_err() {
-            return false;
+            return Put::Nowhere;
         }
         server.asked();
         batch.touch(connection);
-        true
+        Put::In
     }
 
     /// Sends a copy of the query to a server of which it is time to know more: one that may be faster, or back.
-    fn look_after_others(&self, candidates: &[Candidate], chosen: Option<usize>, query: Query<'_>, now: Instant) {
+    fn look_after_others(&self, candidates: &[Candidate], chosen: usize, query: Query<'_>, now: Instant) {
         let due = |candidate: &&Candidate| {
             let health = &self.servers[candidate.index].health;
             let every = match candidate.standing {
@@ -190,8 +206,6 @@ impl Group {
             };
             health.measured_at().is_none_or(|at| now.saturating_duration_since(at) >= every)
         };
-        // Without a chosen server the query itself finds out.
-        let Some(chosen) = chosen else { return };
         let Some(candidate) = candidates.iter().filter(|candidate| candidate.index != chosen).find(due) else { return };
         let server = Arc::clone(&self.servers[candidate.index]);
         server.health.being_measured(now);

@@ -185,6 +185,13 @@ impl Health {
         retry_at
     }
 
+    /// The server asked to be left alone until then.
+    pub fn asked_to_wait(&self, cause: Cause, until: Instant, now: Instant) {
+        let mut state = self.state();
+        let (since, failures) = state.failing.map_or((now, 0), |failing| (failing.since, failing.failures));
+        state.failing = Some(Failing { cause, since, failures: failures.saturating_add(1), retry_at: until });
+    }
+
     /// When a pause ends, if there is one.
     pub fn paused_until(&self, now: Instant) -> Option<Instant> {
         self.state().failing.map(|failing| failing.retry_at).filter(|retry_at| now < *retry_at)
@@ -320,6 +327,17 @@ mod tests {
         assert_eq!(health.window(), 6);
         health.widen(WIDE);
         assert_eq!(health.window(), usize::MAX);
+    }
+
+    #[test]
+    fn a_server_that_asks_to_be_left_alone_is_until_then_or_until_it_answers() {
+        let (health, now) = (Health::default(), Instant::now());
+        let until = now + Duration::from_secs(20);
+        health.asked_to_wait(Cause::ServerBusy, until, now);
+        assert_eq!((health.standing(now), health.paused_until(now)), (Standing::Paused, Some(until)));
+        assert_eq!(health.standing(until), Standing::Retry);
+        health.heard(now);
+        assert_eq!(health.standing(now), Standing::Good);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::cause::{Cause, Failure};
 use super::connection::{Attempt, Query};
-use super::dot::Which;
 use super::group::Group;
 use super::health::Standing;
-use super::server::{Server, Transport};
+use super::kept::Which;
+use super::server::Server;
 use crate::wire::request::{Asked, Question};
 use crate::wire::response::Answer;
 
@@ -158,7 +158,7 @@ impl<'a> Rescue<'a> {
     /// At last the one that was asked first again, by a fresh connection.
     fn plan_same_again(&mut self, first: Option<usize>) {
         if let Some(first) = first
-            && let Transport::Dot(_) = self.server(first).transport
+            && self.server(first).transport.standby().is_some()
         {
             self.next.push_back((first, Which::YoungerThan(FRESH)));
         }

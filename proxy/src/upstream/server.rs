@@ -13,8 +13,10 @@ use tracing::{info, warn};
 
 use super::cause::Cause;
 use super::connection::Query;
-use super::dot::{Dot, Which};
+use super::doh::Doh;
+use super::dot::Dot;
 use super::health::Health;
+use super::kept::{Standby, Which};
 use super::plain::Plain;
 use crate::wire::request::Question;
 use crate::wire::response::{Answer, TtlBounds};
@@ -27,8 +29,21 @@ const LOG_AGAIN_AFTER: Duration = Duration::from_secs(60);
 pub enum Transport {
     /// DNS over TLS.
     Dot(Dot),
+    /// DNS over HTTPS.
+    Doh(Doh),
     /// Plain DNS.
     Plain(Plain),
+}
+
+impl Transport {
+    /// The connection that is kept to the server, if that is how it is reached.
+    pub fn standby(&self) -> Option<&dyn Standby> {
+        match self {
+            Self::Dot(dot) => Some(dot.standby()),
+            Self::Doh(doh) => Some(doh.standby()),
+            Self::Plain(_) => None,
+        }
+    }
 }
 
 /// What is counted of servers.
@@ -102,14 +117,11 @@ impl Server {
             is_logged: AtomicBool::new(false),
             logged: Mutex::new(None),
         });
-        let health = match &transport {
-            Transport::Dot(dot) => {
-                let failures = Arc::clone(&failures);
-                dot.tell_failures(move |cause| failures.note(cause));
-                Arc::clone(dot.health())
-            }
-            Transport::Plain(_) => Arc::default(),
-        };
+        let health = transport.standby().map_or_else(Arc::default, |standby| {
+            let failures = Arc::clone(&failures);
+            standby.tell_failures(Box::new(move |cause| failures.note(cause)));
+            Arc::clone(standby.health())
+        });
         Self { index, url, transport, health, queries: metrics.queries.get_or_create_owned(&labels), failures }
     }
 
@@ -122,6 +134,7 @@ impl Server {
         };
         let outcome = match &self.transport {
             Transport::Dot(dot) => dot.exchange(query, self.index, which, asked).await,
+            Transport::Doh(doh) => doh.exchange(query, which, asked).await,
             Transport::Plain(plain) => {
                 asked();
                 let began = Instant::now();
@@ -162,8 +175,8 @@ impl Server {
     pub fn connect(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         let server = Arc::clone(self);
         runtime.spawn(async move {
-            let Transport::Dot(dot) = &server.transport else { return };
-            if dot.connection(Which::Any).await.is_ok() {
+            let Some(standby) = server.transport.standby() else { return };
+            if standby.make_ready().await.is_ok() {
                 server.failures.are_over();
             }
         });
@@ -176,7 +189,8 @@ impl Server {
 
     /// An answer came.
     pub fn answered(&self, latency: Duration, now: Instant) {
-        if let Transport::Plain(_) = self.transport {
+        // A connection of DNS over TLS hears for itself, and sooner.
+        if !matches!(self.transport, Transport::Dot(_)) {
             self.health.heard(now);
         }
         self.health.measured(latency, now);
@@ -185,7 +199,7 @@ impl Server {
 
     /// No answer came, for this cause.
     pub fn failed(&self, cause: Cause) {
-        // Of a server reached over TLS, what becomes of its connections tells more than what becomes of one query.
+        // Of a server to which a connection is kept, what becomes of its connections tells more than what becomes of one query.
         if let Transport::Plain(_) = self.transport {
             self.health.failed(cause, Instant::now());
         }

@@ -8,6 +8,9 @@ use super::{UDP_PAYLOAD, flag, option};
 pub enum Privacy {
     /// Encrypted: padded, so that its length does not tell the name, on a connection that is to stay open.
     Encrypted,
+    /// Encrypted, by a transport that keeps its connections open by means of its own (HTTP/2, QUIC): padded alike, without
+    /// a word about the connection, which DNS over QUIC forbids (RFC 9250 §4.3.3).
+    Multiplexed,
     /// In the clear: padding would hide nothing.
     Plain,
 }
@@ -31,13 +34,14 @@ pub fn write(out: &mut Vec<u8>, id: u16, asked: Asked, question: Question<'_>, p
     out.extend_from_slice(&[0, 0, 41, payload_0, payload_1, 0, 0, dnssec_ok, 0]);
     match privacy {
         Privacy::Plain => out.extend_from_slice(&[0, 0]),
-        Privacy::Encrypted => {
+        Privacy::Encrypted | Privacy::Multiplexed => {
+            let keepalive = if privacy == Privacy::Encrypted { TCP_KEEPALIVE.as_slice() } else { &[] };
             // Behind the length of the OPT's data: keepalive, and the head of the padding.
-            let unpadded = out.len() - start + 2 + TCP_KEEPALIVE.len() + 4;
+            let unpadded = out.len() - start + 2 + keepalive.len() + 4;
             let padding = unpadded.next_multiple_of(BLOCK) - unpadded;
             let length = |octets: usize| u16::try_from(octets).expect("padding is shorter than a block").to_be_bytes();
-            out.extend_from_slice(&length(TCP_KEEPALIVE.len() + 4 + padding));
-            out.extend_from_slice(&TCP_KEEPALIVE);
+            out.extend_from_slice(&length(keepalive.len() + 4 + padding));
+            out.extend_from_slice(keepalive);
             out.extend_from_slice(&option::PADDING.to_be_bytes());
             out.extend_from_slice(&length(padding));
             out.resize(out.len() + padding, 0);
@@ -68,10 +72,11 @@ mod tests {
     #[test]
     fn encrypted_queries_are_padded_to_blocks_whatever_the_name() {
         for length in 1..60 {
-            let bytes =
-                written(&format!("{}.example.com", "a".repeat(length)), asked(flag::RD, false), Privacy::Encrypted);
-            assert_eq!(bytes.len() % BLOCK, 0);
-            assert!(parse(&bytes).is_ok());
+            for privacy in [Privacy::Encrypted, Privacy::Multiplexed] {
+                let bytes = written(&format!("{}.example.com", "a".repeat(length)), asked(flag::RD, false), privacy);
+                assert_eq!(bytes.len() % BLOCK, 0);
+                assert!(parse(&bytes).is_ok());
+            }
         }
     }
 
@@ -83,6 +88,7 @@ mod tests {
             edns.options().as_ref().iter().map(|(code, _)| u16::from(*code)).collect::<Vec<_>>()
         };
         assert_eq!(options(Privacy::Encrypted), [option::TCP_KEEPALIVE, option::PADDING]);
+        assert_eq!(options(Privacy::Multiplexed), [option::PADDING]);
         assert!(options(Privacy::Plain).is_empty());
     }
 

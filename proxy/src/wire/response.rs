@@ -1,11 +1,14 @@
 //! What an upstream answered.
 
+mod age;
+
 use std::time::Duration;
 
 use super::answer::{Outline, Parts};
 use super::request::Question;
 use super::{HEADER, Rcode, Record, flag, option, read_u16, read_u32, rtype};
 
+pub use self::age::shorten;
 pub use super::answer::Answer;
 
 /// A message that is no readable response to the question.

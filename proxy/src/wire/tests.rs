@@ -4,7 +4,7 @@
 use super::name::from_text;
 use super::reply;
 use super::request::{Asked, Edns, Question};
-use super::response::{Answer, TtlBounds};
+use super::response::{Answer, TtlBounds, shorten};
 use super::{HEADER, flag};
 use hickory_proto::op::{Edns as HickoryEdns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::{A, CNAME, MX, NULL, SOA, SRV, TXT, opt::EdnsOption};
@@ -231,4 +231,33 @@ fn an_opt_before_other_records_is_dropped_with_them_and_never_told() {
     let message = Message::from_vec(&relayed(&bytes, asked(false), 512)).unwrap();
     assert_eq!((message.answers.len(), message.additionals.len()), (1, 0));
     assert!(message.edns.is_none());
+}
+
+#[test]
+fn what_was_kept_on_the_way_lives_that_much_shorter_and_a_denial_by_its_minimum() {
+    let owner = Name::from_str("www.example.com.").unwrap();
+    let soa = |minimum| RData::SOA(SOA::new(Name::root(), Name::root(), 1, 2, 3, 4, minimum));
+    let lifetime = |records: &[(u32, RData)], age, fresh_for| {
+        let mut message = response();
+        message.edns = Some(HickoryEdns::new());
+        for (ttl, data) in records {
+            let record = Record::from_rdata(owner.clone(), *ttl, data.clone());
+            if data.record_type() == RecordType::SOA {
+                message.add_authority(record)
+            } else {
+                message.add_answer(record)
+            };
+        }
+        let mut bytes = message.to_vec().unwrap();
+        shorten(&mut bytes, age, fresh_for);
+        Answer::parse(&bytes, Question::starting(&question_bytes()).unwrap(), BOUNDS).unwrap().lifetime()
+    };
+    let address = RData::A(A::new(192, 0, 2, 1));
+    assert_eq!(lifetime(&[(300, address.clone()), (200, address.clone())], 50, None), 150);
+    assert_eq!(lifetime(&[(300, address.clone())], 50, Some(9)), 9);
+    assert_eq!(lifetime(&[(300, address)], 301, None), 0);
+    assert_eq!(lifetime(&[(3600, soa(60))], 50, None), 10);
+    for garbage in [&[][..], &[0; 11], &[0xff; 40]] {
+        shorten(&mut garbage.to_vec(), 1, Some(1)); // left to who parses it
+    }
 }

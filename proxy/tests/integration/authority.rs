@@ -37,14 +37,20 @@ impl Authority {
 
     /// A server's TLS with such a certificate.
     pub fn acceptor(&self, name: &str, last_year: i32) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(self.tls(name, last_year, &[])))
+    }
+
+    /// The same for servers that speak these protocols, by their ALPN names.
+    pub fn tls(&self, name: &str, last_year: i32, protocols: &[&str]) -> rustls::ServerConfig {
         let (certificate, key) = self.certificate(name, last_year);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
             .unwrap();
-        TlsAcceptor::from(Arc::new(config))
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        config
     }
 }

@@ -1,4 +1,5 @@
-//! A real resolver: unbound, as a child process, with a zone of the test's own, in plain DNS and DNS over TLS.
+//! A real resolver: unbound, as a child process, with a zone of the test's own, in plain DNS, DNS over TLS and
+//! DNS over HTTPS.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ pub struct Unbound {
     /// Where it takes plain queries, over UDP and TCP.
     pub plain: SocketAddr,
     tls: SocketAddr,
+    https: SocketAddr,
     child: Child,
     directory: PathBuf,
 }
@@ -32,8 +34,8 @@ impl Unbound {
         let directory = std::env::temp_dir().join(format!("dot-proxy-unbound-{}-{count}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         let (certificate, key) = authority.certificate(NAME, LAST_YEAR);
-        let (plain, tls) = (free_address().await, free_address().await);
-        let configuration = configuration(&directory.display().to_string(), plain, tls, origin);
+        let (plain, tls, https) = (free_address().await, free_address().await, free_address().await);
+        let configuration = configuration(&directory.display().to_string(), [plain, tls, https], origin);
         for (file, text) in [
             ("unbound.conf", configuration),
             ("zone", zone.to_owned()),
@@ -49,7 +51,7 @@ impl Unbound {
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{PROGRAM}: {error}; install Debian's package unbound"));
-        let unbound = Self { plain, tls, child, directory };
+        let unbound = Self { plain, tls, https, child, directory };
         until("unbound takes connections", async || TcpStream::connect(tls).await.is_ok()).await;
         unbound
     }
@@ -57,6 +59,11 @@ impl Unbound {
     /// How the proxy is told of it.
     pub fn url(&self) -> String {
         format!("tls://{}#{NAME}", self.tls)
+    }
+
+    /// How the proxy is told of its DNS over HTTPS.
+    pub fn https_url(&self) -> String {
+        format!("https://{}/dns-query#{NAME}", self.https)
     }
 
     /// Stops it where it stands: the kernel still takes what is sent to it, and nobody reads that.
@@ -87,7 +94,7 @@ async fn free_address() -> SocketAddr {
     udp_and_tcp().await.1.local_addr().unwrap()
 }
 
-fn configuration(directory: &str, plain: SocketAddr, tls: SocketAddr, origin: &str) -> String {
+fn configuration(directory: &str, [plain, tls, https]: [SocketAddr; 3], origin: &str) -> String {
     format!(
         "server:
   directory: \"{directory}\"
@@ -98,8 +105,11 @@ fn configuration(directory: &str, plain: SocketAddr, tls: SocketAddr, origin: &s
   logfile: \"{directory}/log\"
   interface: {plain_ip}@{plain_port}
   interface: {tls_ip}@{tls_port}
+  interface: {https_ip}@{https_port}
   outgoing-interface: 127.0.0.1
   tls-port: {tls_port}
+  https-port: {https_port}
+  http-endpoint: \"/dns-query\"
   tls-service-key: \"{directory}/key.pem\"
   tls-service-pem: \"{directory}/certificate.pem\"
   incoming-num-tcp: 100
@@ -120,5 +130,7 @@ auth-zone:
         plain_port = plain.port(),
         tls_ip = tls.ip(),
         tls_port = tls.port(),
+        https_ip = https.ip(),
+        https_port = https.port(),
     )
 }

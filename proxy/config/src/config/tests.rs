@@ -53,6 +53,7 @@ fn an_error_names_the_path_of_the_field_and_the_remedy() {
             "upstream.protocol: curl ",
             "write https://ADDRESS/PATH#NAME",
         ),
+        ("upstream: {httpMethod: PUT}", "upstream.httpMethod: ", "`post` or `get`"),
         ("upstream: {idleSeconds: 0}", "upstream.idleSeconds: ", "from 1 to 3600"),
         ("upstream: {clientCertificate: {certificateFile: /c}}", "upstream.clientCertificate: ", "keyFile"),
         (
@@ -86,6 +87,8 @@ fn a_configuration_written_as_json_reads_back_the_same() {
     config.listen.allow.push("203.0.113.0/24".parse().unwrap());
     config.routes.push(Route::new(vec!["corp.example".parse().unwrap()], vec!["udp://10.0.0.53".parse().unwrap()]));
     config.upstream.strategy = Strategy::RoundRobin;
+    config.upstream.protocol = Protocol::Doh;
+    config.upstream.http_method = HttpMethod::Get;
     config.upstream.pins.push("sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".parse().unwrap());
     config.upstream.client_certificate =
         Some(ClientCertificate { certificate_file: "/etc/tls.crt".into(), key_file: "/etc/tls.key".into() });

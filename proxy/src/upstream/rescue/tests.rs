@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::upstream::scripted::{Mood, Scripted, question};
-use crate::upstream::server::Metrics;
+use crate::upstream::server::{Metrics, Transport};
 use crate::wire::flag;
 use crate::wire::response::TtlBounds;
 use dot_proxy_config::Strategy;
