@@ -3,8 +3,9 @@
 //! ```text
 //! group (asks the best server at once) ──► server ──► dot ──► connect (TCP, TLS, who is it) ──► connection (many queries in flight)
 //!   │  choice, health                        ▲  ├───► doh ──► connect ──► HTTP/2, a stream a query
+//!   │                                        │  ├───► doq ──► QUIC, a stream a query
 //!   └─► rescue (the next one, or again) ─────┘  └───► plain (UDP again and again, then TCP)
-//!                                               kept: the one connection of dot and doh, opened ahead, closed when idle
+//!                                               kept: the one connection of dot, doh and doq, opened ahead, closed when idle
 //! ```
 
 pub mod cause;
@@ -12,6 +13,7 @@ pub mod choice;
 pub mod connect;
 pub mod connection;
 pub mod doh;
+pub mod doq;
 pub mod dot;
 pub mod group;
 pub mod health;

@@ -6,6 +6,7 @@ use dot_proxy_config::{ConfigError, HttpMethod, Protocol, Server};
 
 use crate::upstream::connect::Tls;
 use crate::upstream::doh::Doh;
+use crate::upstream::doq::Doq;
 use crate::upstream::dot::{Dot, OverTls};
 use crate::upstream::plain::Plain;
 use crate::upstream::server::Transport;
@@ -46,7 +47,7 @@ impl Common {
                 Transport::Dot(Dot::new(connect, self.idle))
             }
             Server::Https(server) => Transport::Doh(Doh::new(&self.tls, server, self.method, self.idle)),
-            Server::Quic(_) => return Err(not_yet(server, Protocol::Doq)),
+            Server::Quic(server) => Transport::Doq(Doq::new(&self.tls, server, self.idle)),
             Server::Plain(address) => Transport::Plain(Plain::new(*address)),
         };
         transports.push((server.to_string(), transport));
@@ -55,5 +56,5 @@ impl Common {
 }
 
 fn not_yet(server: &Server, protocol: Protocol) -> String {
-    format!("{server} cannot be asked by {protocol} in this version: write tls:// or https://")
+    format!("{server} cannot be asked by the program {protocol} in this version: write dot, doh or doq")
 }

@@ -92,7 +92,8 @@ impl Cause {
         }
     }
 
-    fn of_tls(error: &rustls::Error) -> Self {
+    /// The cause of a failed handshake.
+    pub fn of_tls(error: &rustls::Error) -> Self {
         let rustls::Error::InvalidCertificate(certificate) = error else { return Self::TlsHandshakeFailed };
         match certificate {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {

@@ -146,6 +146,34 @@ impl Tls {
         Self { config: Arc::new(config), without_resumption, verifier: Arc::clone(&self.verifier) }
     }
 
+    /// The same with another verifier, which is made of this one.
+    pub(super) fn verified_by<V: ServerCertVerifier + 'static>(
+        &self,
+        verifier: impl FnOnce(Arc<dyn ServerCertVerifier>) -> Arc<V>,
+    ) -> Self {
+        let verifier: Arc<dyn ServerCertVerifier> = verifier(Arc::clone(&self.verifier));
+        let with_verifier = |config: &ClientConfig| {
+            let mut config = config.clone();
+            config.dangerous().set_certificate_verifier(Arc::clone(&verifier)); // it asks the one before it
+            Arc::new(config)
+        };
+        Self {
+            config: with_verifier(&self.config),
+            without_resumption: with_verifier(&self.without_resumption),
+            verifier,
+        }
+    }
+
+    /// The configuration, for transports that shake hands by themselves.
+    pub(super) fn config(&self) -> &Arc<ClientConfig> {
+        &self.config
+    }
+
+    /// The same, but each handshake is a full one.
+    pub(super) fn config_without_resumption(&self) -> &Arc<ClientConfig> {
+        &self.without_resumption
+    }
+
     /// Connects, shakes hands, and has the server prove its name.
     pub async fn connect(&self, server: &TlsServer) -> Result<Connected, Cause> {
         let connecting = async {

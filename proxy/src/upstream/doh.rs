@@ -26,7 +26,7 @@ use crate::wire::query::{self, Privacy};
 use crate::wire::{self, response as answer};
 
 /// How often a query is put into a stream when the server resets it.
-const STREAMS: usize = 2;
+const STREAMS: usize = 3;
 
 /// A server, and the connection to it if there is one.
 #[derive(Clone)]

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::cause::Cause;
 use super::connection::Query;
 use super::doh::Doh;
+use super::doq::Doq;
 use super::dot::Dot;
 use super::health::Health;
 use super::kept::{Standby, Which};
@@ -31,6 +32,8 @@ pub enum Transport {
     Dot(Dot),
     /// DNS over HTTPS.
     Doh(Doh),
+    /// DNS over QUIC.
+    Doq(Doq),
     /// Plain DNS.
     Plain(Plain),
 }
@@ -41,6 +44,7 @@ impl Transport {
         match self {
             Self::Dot(dot) => Some(dot.standby()),
             Self::Doh(doh) => Some(doh.standby()),
+            Self::Doq(doq) => Some(doq.standby()),
             Self::Plain(_) => None,
         }
     }
@@ -135,6 +139,7 @@ impl Server {
         let outcome = match &self.transport {
             Transport::Dot(dot) => dot.exchange(query, self.index, which, asked).await,
             Transport::Doh(doh) => doh.exchange(query, which, asked).await,
+            Transport::Doq(doq) => doq.exchange(query, which, asked).await,
             Transport::Plain(plain) => {
                 asked();
                 let began = Instant::now();

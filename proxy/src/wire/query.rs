@@ -29,7 +29,9 @@ pub fn write(out: &mut Vec<u8>, id: u16, asked: Asked, question: Question<'_>, p
     let flags = (asked.flags & (flag::RD | flag::CD)) | flag::AD;
     out.extend_from_slice([id, flags, 1, 0, 0, 1].map(u16::to_be_bytes).as_flattened());
     out.extend_from_slice(question.as_bytes());
-    let [payload_0, payload_1] = UDP_PAYLOAD.to_be_bytes();
+    // What fits a datagram is of no account where there are none; but there are servers that would truncate to it.
+    let payload = if privacy == Privacy::Multiplexed { u16::MAX } else { UDP_PAYLOAD };
+    let [payload_0, payload_1] = payload.to_be_bytes();
     let dnssec_ok = if asked.dnssec_ok() { DNSSEC_OK } else { 0 };
     out.extend_from_slice(&[0, 0, 41, payload_0, payload_1, 0, 0, dnssec_ok, 0]);
     match privacy {

@@ -1,7 +1,6 @@
 //! One HTTP/2 connection (RFC 9113), many queries at once.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -97,15 +96,15 @@ impl Open for OverHttps {
 
 /// Serves the connection until it ends.
 async fn drive(shared: Arc<Shared>, connection: h2::client::Connection<Connected, Bytes>, idle: Duration) -> Ended {
-    let mut connection = pin!(connection);
+    let mut connection = Box::pin(connection);
     let ended = tokio::select! {
         _ = &mut connection => Ended::Broken,
         () = shared.usage.idle_for(idle) => Ended::Idle,
     };
-    // Without anybody who could send, the connection says GOAWAY and ends TLS in good order.
     shared.close();
     if ended == Ended::Idle {
-        let _ = timeout(GOODBYE, connection).await; // it is over either way
+        // Without anybody who could send, it says GOAWAY and ends TLS in good order; nobody waits for that here.
+        tokio::spawn(timeout(GOODBYE, connection));
     }
     ended
 }
