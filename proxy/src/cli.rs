@@ -18,11 +18,12 @@ use tokio::runtime::{Builder, Runtime};
 #[command(
     version,
     about = "Forwards DNS queries over TLS, or not at all",
-    long_about = "Forwards DNS queries over TLS (RFC 7858) to a resolver whose name is verified, or not at all.\n\n\
+    long_about = "Forwards DNS queries over TLS (RFC 7858), HTTPS (RFC 8484) or QUIC (RFC 9250) to a resolver whose name is verified, or not at all.\n\n\
         Without arguments it takes queries on port 1053, UDP and TCP, from this machine and private networks, and asks Cloudflare.",
     after_help = "Examples:\n  \
         dot-proxy --upstream quad9                                   forward to Quad9\n  \
         dot-proxy --upstream tls://192.0.2.53#dns.example --tls-ca ca.pem   to a resolver of your own\n  \
+        dot-proxy --stub doh                                         by DNS over HTTPS; --stub doq --upstream quad9 over QUIC\n  \
         dot-proxy --route corp.example=udp://10.0.0.53               but names under corp.example to 10.0.0.53, in the clear\n  \
         dot-proxy query example.com AAAA                             ask once and print the answer\n  \
         dig @127.0.0.1 -p 1053 example.com                           ask a running proxy\n\n\

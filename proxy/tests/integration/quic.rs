@@ -117,6 +117,28 @@ async fn a_server_that_speaks_another_protocol_over_quic_gets_no_query() {
     refused(authority.tls(NAME, LAST_YEAR, &[]), &authority, "tls-handshake-failed").await;
 }
 
+#[tokio::test]
+async fn pins_and_the_client_s_certificate_count_as_they_do_over_tls() {
+    let authority = Authority::new();
+    let server = QuicServer::with_tls(authority.tls_for_known_clients(&["doq"]), |_, _| Act::Answer);
+    let client = authority.client_files();
+    let no_key = "pins: [sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=]";
+    for (upstream, answered) in [("", false), (client.written().as_str(), true), (no_key, false)] {
+        let written = Written { upstream, more: "query: {deadlineMilliseconds: 1000}", ..Written::default() };
+        let proxy = Proxy::written(&[&server.url()], &authority, &written);
+        let before = server.queries().len();
+        let reply = ask(proxy.address, "www.example.com.").await;
+        assert_eq!(
+            (!reply.answers.is_empty(), server.queries().len() > before),
+            (answered, answered),
+            "{upstream}: {reply}"
+        );
+        if upstream == no_key {
+            assert_eq!(extended_error(&reply), format!("certificate-pin-mismatch at {}", server.url()));
+        }
+    }
+}
+
 /// What this server sends is not taken as an answer, and the client is told why.
 async fn not_taken(act: Act, cause: &str) -> QuicServer {
     let authority = Authority::new();

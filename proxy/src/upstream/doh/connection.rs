@@ -75,7 +75,7 @@ impl From<h2::Error> for Lost {
 impl Open for OverHttps {
     type Connection = Connection;
 
-    fn open(&self, _: Arc<Health>, idle: Duration) -> Opening<'_, Connection> {
+    fn open(&self, health: Arc<Health>, idle: Duration) -> Opening<'_, Connection> {
         Box::pin(async move {
             let stream = self.tls.connect(&self.server).await?;
             if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
@@ -87,7 +87,7 @@ impl Open for OverHttps {
                 .max_header_list_size(LONGEST_HEAD)
                 .handshake(stream);
             let (streams, connection) = handshake.await.map_err(|_| Cause::ConnectionClosed)?;
-            let shared = Arc::new(Shared { streams: Mutex::new(Some(streams)), usage: Usage::new() });
+            let shared = Arc::new(Shared { streams: Mutex::new(Some(streams)), usage: Usage::new(health) });
             let driver = Box::pin(drive(Arc::clone(&shared), connection, idle));
             Ok(Opened { connection: Connection { shared }, driver })
         })
@@ -102,6 +102,7 @@ async fn drive(shared: Arc<Shared>, connection: h2::client::Connection<Connected
         () = shared.usage.idle_for(idle) => Ended::Idle,
     };
     shared.close();
+    shared.usage.cut_short();
     if ended == Ended::Idle {
         // Without anybody who could send, it says GOAWAY and ends TLS in good order; nobody waits for that here.
         tokio::spawn(timeout(GOODBYE, connection));
@@ -117,7 +118,22 @@ impl Connection {
         body: Option<Bytes>,
         asked: &impl Fn(),
     ) -> Result<Received, Lost> {
-        let in_flight = self.shared.usage.asks();
+        let _in_flight = self.shared.usage.asks().await;
+        let received = self.send_and_receive(request, body, asked).await;
+        match received {
+            Ok(_) => self.shared.usage.answered(),
+            Err(Lost::Connection) => self.shared.usage.cut_short(),
+            Err(_) => {}
+        }
+        received
+    }
+
+    async fn send_and_receive(
+        &self,
+        request: Request<()>,
+        body: Option<Bytes>,
+        asked: &impl Fn(),
+    ) -> Result<Received, Lost> {
         let streams = self.shared.lock().clone().ok_or(Lost::NotSent)?;
         // Waits for room where the server allows no more streams at once.
         let ready = streams.ready().await;
@@ -141,8 +157,6 @@ impl Connection {
             body.extend_from_slice(&chunk);
             receiving.flow_control().release_capacity(chunk.len())?;
         }
-        self.shared.usage.answered();
-        drop(in_flight);
         Ok(Received { head, body, latency: sent_at.elapsed() })
     }
 }

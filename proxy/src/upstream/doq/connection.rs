@@ -92,11 +92,11 @@ impl From<ReadToEndError> for Lost {
 impl Open for OverQuic {
     type Connection = Connection;
 
-    fn open(&self, _: Arc<Health>, idle: Duration) -> Opening<'_, Connection> {
+    fn open(&self, health: Arc<Health>, idle: Duration) -> Opening<'_, Connection> {
         Box::pin(async move {
             let opening = timeout(TIMEOUT, self.connect(idle)).await;
             let (endpoint, connection) = opening.unwrap_or(Err(Cause::ConnectionTimedOut))?;
-            let connection = Connection { connection, usage: Usage::new() };
+            let connection = Connection { connection, usage: Usage::new(health) };
             let driver = Box::pin(drive(endpoint, connection.clone(), idle));
             Ok(Opened { connection, driver })
         })
@@ -120,6 +120,7 @@ async fn drive(endpoint: Endpoint, connection: Connection, idle: Duration) -> En
         _ = connection.connection.closed() => Ended::Broken,
         () = connection.usage.idle_for(idle) => Ended::Idle,
     };
+    connection.usage.cut_short();
     if ended == Ended::Idle {
         connection.connection.close(DOQ_NO_ERROR, b"");
         // The packet that says so has to leave. Whether it arrives is the server's affair, and nobody waits for it here.
@@ -132,7 +133,17 @@ impl Connection {
     /// Sends a query, with its length before it, and waits for its answer; `asked` is called when it is sent. Dropping the
     /// future gives it up.
     pub(super) async fn exchange(&self, query: &[u8], asked: &impl Fn()) -> Result<(Vec<u8>, Duration), Lost> {
-        let in_flight = self.usage.asks();
+        let _in_flight = self.usage.asks().await;
+        let answered = self.send_and_receive(query, asked).await;
+        match answered {
+            Ok(_) => self.usage.answered(),
+            Err(Lost::Connection) => self.usage.cut_short(),
+            Err(_) => {}
+        }
+        answered
+    }
+
+    async fn send_and_receive(&self, query: &[u8], asked: &impl Fn()) -> Result<(Vec<u8>, Duration), Lost> {
         // Waits for room where the server allows no more streams at once.
         let (mut sending, receiving) = self.connection.open_bi().await.map_err(|_| Lost::NotSent)?;
         let mut waiting = Waiting(receiving);
@@ -142,8 +153,6 @@ impl Connection {
         let _ = sending.finish();
         asked();
         let framed = waiting.0.read_to_end(LONGEST).await?;
-        self.usage.answered();
-        drop(in_flight);
         Ok((message_in(framed).ok_or(Lost::Malformed)?, sent_at.elapsed()))
     }
 
