@@ -9,12 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use dot_proxy_config::{CaCertificates, Config, ConfigError, ParseError, Strategy, Upstream};
+use dot_proxy_config::{CaCertificates, Config, ConfigError, ParseError, Protocol, Strategy, Upstream};
 
 use self::transports::Common;
 use crate::clients::Access;
 use crate::policy::Policy;
 use crate::router::{GroupIndex, Router};
+use crate::upstream::command::{self, Program, Slots, Tool};
 use crate::upstream::connect::{ClientIdentity, Tls, TlsError, TlsSettings};
 use crate::upstream::server::Transport;
 use crate::wire::response::TtlBounds;
@@ -77,24 +78,21 @@ impl Resolved {
         let trust = Trust::read(written)?;
         let (protocol, method) = (written.upstream.protocol, written.upstream.http_method);
         let idle = Duration::from_secs(written.upstream.idle_seconds.into());
-        let upstream = Common { tls: trust.upstream, protocol, method, idle };
-        let routed = Common { tls: trust.routes, protocol, method, idle };
+        let (tool, routed_tool) = tools(written, &trust)?;
+        let upstream = Common { tls: trust.upstream, protocol, method, tool, idle };
+        let routed = Common { tls: trust.routes, protocol, method, tool: routed_tool, idle };
         let mut groups = vec![GroupServers {
             name: "upstream".to_owned(),
             strategy: written.upstream.strategy,
-            servers: upstream.transports(&written.upstream.servers, "upstream.servers")?,
+            servers: upstream.transports(&written.upstream.servers),
         }];
         let mut router = Router::default();
-        for (at, route) in written.routes.iter().enumerate() {
+        for route in &written.routes {
             let index = GroupIndex(groups.len());
             route.suffixes.iter().for_each(|suffix| router.add(suffix, index));
             // Suffixes are of the configuration, not of the queries: the label stays bounded.
             let name = route.suffixes.first().map(ToString::to_string).unwrap_or_default();
-            groups.push(GroupServers {
-                name,
-                strategy: route.strategy,
-                servers: routed.transports(&route.servers, &format!("routes[{at}].servers"))?,
-            });
+            groups.push(GroupServers { name, strategy: route.strategy, servers: routed.transports(&route.servers) });
         }
         Ok(Self {
             listen: SocketAddr::new(written.listen.host, written.listen.port),
@@ -119,6 +117,10 @@ impl Resolved {
 struct Trust {
     upstream: Tls,
     routes: Tls,
+    /// Of what these are made, for the programs that ask.
+    ca: Option<CaCertificates>,
+    /// Certificate and key, in PEM.
+    identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 const CA_FILE: &str = "upstream.caFile";
@@ -132,14 +134,15 @@ impl Trust {
             Some(file) => Some(read_ca(file)?),
             None => written.upstream.ca.clone(),
         };
-        let identity = match &written.upstream.client_certificate {
+        let identity_pem = match &written.upstream.client_certificate {
             Some(files) => {
                 let certificate = read(CERTIFICATE_FILE, &files.certificate_file)?;
-                let key = read(KEY_FILE, &files.key_file)?;
-                Some(ClientIdentity::from_pem(&certificate, &key).map_err(wrong)?)
+                Some((certificate, read(KEY_FILE, &files.key_file)?))
             }
             None => None,
         };
+        let read_identity = |(certificate, key): &(Vec<u8>, Vec<u8>)| ClientIdentity::from_pem(certificate, key);
+        let identity = identity_pem.as_ref().map(read_identity).transpose().map_err(wrong)?;
         let pins = &written.upstream.pins;
         let by_ca_alone = pins.is_empty() && identity.is_none();
         let upstream = Tls::trusting(TlsSettings { ca: ca.as_ref(), pins, identity }).map_err(wrong)?;
@@ -148,8 +151,26 @@ impl Trust {
         } else {
             Tls::trusting(TlsSettings { ca: ca.as_ref(), ..TlsSettings::default() }).map_err(wrong)?
         };
-        Ok(Self { upstream, routes })
+        Ok(Self { upstream, routes, ca, identity: identity_pem })
     }
+}
+
+/// The program that asks the upstream's servers and that which asks those of routes, if the protocol is a program; they are
+/// the same program, and share how many processes may run at once.
+fn tools(written: &Config, trust: &Trust) -> Result<(Option<Tool>, Option<Tool>), ConfigError> {
+    let program = match written.upstream.protocol {
+        Protocol::Curl => Program::Curl,
+        Protocol::Kdig => Program::Kdig,
+        Protocol::Dot | Protocol::Doh | Protocol::Doq => return Ok((None, None)),
+    };
+    let slots = Slots::default();
+    let unusable =
+        |error: command::Unusable| ConfigError { path: "upstream.protocol".to_owned(), message: error.to_string() };
+    let find = |trusted: &command::Trust<'_>| Tool::find(program, trusted, slots.clone()).map(Some).map_err(unusable);
+    let ca = trust.ca.as_ref();
+    let identity = trust.identity.as_ref().map(|(certificate, key)| (certificate.as_slice(), key.as_slice()));
+    let upstream = find(&command::Trust { ca, pins: &written.upstream.pins, identity })?;
+    Ok((upstream, find(&command::Trust { ca, ..command::Trust::default() })?))
 }
 
 fn read(path: &str, file: &Path) -> Result<Vec<u8>, ConfigError> {
@@ -217,18 +238,6 @@ mod tests {
         assert_eq!(resolved.groups[1].servers[0].0, "udp://10.96.0.10:53");
         assert_eq!(resolved.groups[0].strategy, Strategy::Fastest);
         assert_eq!(resolved.groups[1].strategy, Strategy::Ordered);
-    }
-
-    #[test]
-    fn a_transport_that_this_version_lacks_is_refused_with_its_field() {
-        for (text, field) in [
-            ("upstream: {protocol: curl}", "upstream.servers[0]: "),
-            ("upstream: {protocol: kdig, servers: [\"tls://192.0.2.1#a.example\"]}", "upstream.servers[0]: "),
-            ("upstream: {protocol: curl}\nroutes: [{suffixes: [a], servers: [quad9]}]", "upstream.servers[0]: "),
-        ] {
-            let error = resolved(text).err().unwrap();
-            assert!(error.starts_with(field) && error.contains("this version"), "{text}: {error}");
-        }
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! group (asks the best server at once) ──► server ──► dot ──► connect (TCP, TLS, who is it) ──► connection (many queries in flight)
 //!   │  choice, health                        ▲  ├───► doh ──► connect ──► HTTP/2, a stream a query
 //!   │                                        │  ├───► doq ──► QUIC, a stream a query
+//!   │                                        │  ├───► command (a process of curl or kdig a query)
 //!   └─► rescue (the next one, or again) ─────┘  └───► plain (UDP again and again, then TCP)
 //!                                               kept: the one connection of dot, doh and doq, opened ahead, closed when idle
 //! ```
 
 pub mod cause;
 pub mod choice;
+pub mod command;
 pub mod connect;
 pub mod connection;
 pub mod doh;

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use dot_proxy_config::log::{Format, Level};
-use dot_proxy_config::{Config, Network, Protocol, Route, Server, Strategy, Suffix, Threads};
+use dot_proxy_config::{Config, Network, Preset, Protocol, Route, Server, Strategy, Suffix, Threads};
 
 use super::Failure;
+
+/// The stub that an image was built for. It holds where neither --stub nor a configuration file says another.
+const STUB_OF_THE_IMAGE: &str = "DOT_PROXY_STUB";
 
 /// Flags that configure the proxy.
 #[allow(rustdoc::broken_intra_doc_links, reason = "these comments are the text of --help")]
@@ -29,7 +32,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "STUB")]
     stub: Option<Stub>,
     /// Server to ask: tls://ADDRESS[:PORT]#NAME, https://ADDRESS[:PORT][/PATH]#NAME, quic://ADDRESS[:PORT]#NAME, or a
-    /// preset: cloudflare, quad9, google; give it again for servers that stand in for it [default: cloudflare]
+    /// preset: cloudflare, quad9, google; give it again for servers that stand in for it [default: cloudflare, for doq quad9]
     #[arg(long, value_name = "SERVER")]
     upstream: Vec<Server>,
     /// Which of the servers is asked first: fastest, ordered (the first as long as it answers), or round-robin; one that
@@ -111,10 +114,29 @@ pub(super) fn read_config(path: &Path) -> Result<Config, Failure> {
     Config::from_yaml(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
+/// The configuration where there is no file.
+fn default_for(stub: Option<&str>) -> Result<Config, Failure> {
+    let mut config = Config::default();
+    if let Some(stub) = stub {
+        let stub = Stub::from_str(stub, true).map_err(|_| {
+            Failure::Usage(format!("{STUB_OF_THE_IMAGE}={stub}: write one of ssock, doh, doq, curl, kdig, or unset it"))
+        })?;
+        config.upstream.protocol = stub.protocol();
+    }
+    Ok(config)
+}
+
 impl Options {
     /// The configuration: the file, if one is named, with the flags over it.
     pub(super) fn written(&self) -> Result<Config, Failure> {
-        let mut config = self.config.as_deref().map_or_else(|| Ok(Config::default()), read_config)?;
+        self.written_in_an_image_for(std::env::var(STUB_OF_THE_IMAGE).ok().as_deref())
+    }
+
+    fn written_in_an_image_for(&self, stub: Option<&str>) -> Result<Config, Failure> {
+        let mut config = match &self.config {
+            Some(file) => read_config(file)?,
+            None => default_for(stub.filter(|stub| !stub.is_empty() && self.stub.is_none()))?,
+        };
         self.apply_to(&mut config);
         self.check_stub()?;
         config.check().map_err(|error| Failure::Usage(error.to_string()))?;
@@ -151,6 +173,10 @@ impl Options {
         }
         if !self.upstream.is_empty() {
             config.upstream.servers.clone_from(&self.upstream);
+        } else if self.config.is_none() {
+            // Not every operator offers every transport: the first one that does.
+            let offers = |preset: &Preset| config.upstream.protocol.suits(&Server::Preset(*preset));
+            config.upstream.servers = Preset::ALL.into_iter().find(offers).map(Server::Preset).into_iter().collect();
         }
         if let Some(strategy) = self.strategy {
             config.upstream.strategy = strategy;
@@ -248,6 +274,21 @@ mod tests {
     }
 
     #[test]
+    fn the_stub_of_an_image_holds_where_nothing_else_is_said() {
+        let protocol = |arguments: &[&str], stub: &str| {
+            let line = Line::try_parse_from([&["dot-proxy"], arguments].concat()).unwrap();
+            let written = line.options.written_in_an_image_for(Some(stub));
+            written.map(|config| config.upstream.protocol).map_err(|failure| format!("{failure:?}"))
+        };
+        assert_eq!(protocol(&[], "kdig"), Ok(Protocol::Kdig));
+        assert_eq!(protocol(&[], "doq"), Ok(Protocol::Doq)); // of an operator that offers it
+        assert_eq!(protocol(&[], ""), Ok(Protocol::Dot));
+        assert_eq!(protocol(&["--stub", "doh"], "kdig"), Ok(Protocol::Doh));
+        assert_eq!(protocol(&["--upstream", "https://192.0.2.1#a.example"], "ssock"), Ok(Protocol::Dot));
+        assert!(protocol(&[], "magic").unwrap_err().contains("write one of ssock, doh, doq, curl, kdig"));
+    }
+
+    #[test]
     fn without_a_stub_transports_stand_side_by_side() {
         let urls = ["tls://192.0.2.1#a.example", "https://192.0.2.1#a.example", "quic://192.0.2.1#a.example"];
         let flags: Vec<_> = urls.iter().flat_map(|url| ["--upstream", url]).collect();
@@ -266,7 +307,7 @@ mod tests {
             (&["--stub", "doh", "--upstream", "tls://192.0.2.1#a.example"], "write https://ADDRESS/PATH#NAME there"),
             (&["--stub", "curl", "--upstream", "quic://192.0.2.1#a.example"], "contradicts --stub curl"),
             (&["--stub", "ssock", "--upstream", "https://192.0.2.1#a.example"], "write tls://ADDRESS#NAME there"),
-            (&["--stub", "doq"], "cloudflare does not offer doq: write quad9"),
+            (&["--stub", "doq", "--upstream", "cloudflare"], "cloudflare does not offer doq: write quad9"),
             (&["--threads", "0"], "from 1 to 64"),
             (&["--config", "/nonexistent"], "No such file"),
         ] {

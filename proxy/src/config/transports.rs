@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use dot_proxy_config::{ConfigError, HttpMethod, Protocol, Server};
+use dot_proxy_config::{HttpMethod, Protocol, Server};
 
+use crate::upstream::command::Tool;
 use crate::upstream::connect::Tls;
 use crate::upstream::doh::Doh;
 use crate::upstream::doq::Doq;
@@ -15,32 +16,31 @@ use crate::upstream::server::Transport;
 pub(super) struct Common {
     /// How they prove who they are.
     pub(super) tls: Tls,
-    /// How presets are asked, or the program that asks.
+    /// How presets are asked.
     pub(super) protocol: Protocol,
     /// How servers of DNS over HTTPS are asked.
     pub(super) method: HttpMethod,
+    /// The program that asks the servers which it knows, if the protocol is one.
+    pub(super) tool: Option<Tool>,
     /// When a connection that is not used is closed.
     pub(super) idle: Duration,
 }
 
 impl Common {
-    /// The URL and the transport of each server; `path` is the servers' field.
-    pub(super) fn transports(&self, written: &[Server], path: &str) -> Result<Vec<(String, Transport)>, ConfigError> {
+    /// The URL and the transport of each server.
+    pub(super) fn transports(&self, written: &[Server]) -> Vec<(String, Transport)> {
         let mut transports = Vec::new();
-        for (index, server) in written.iter().enumerate() {
-            let refused = |message| ConfigError { path: format!("{path}[{index}]"), message };
-            self.add(server, &mut transports).map_err(refused)?;
-        }
-        Ok(transports)
+        written.iter().for_each(|server| self.add(server, &mut transports));
+        transports
     }
 
-    fn add(&self, server: &Server, transports: &mut Vec<(String, Transport)>) -> Result<(), String> {
+    fn add(&self, server: &Server, transports: &mut Vec<(String, Transport)>) {
         let transport = match server {
             Server::Preset(preset) => {
-                return preset.servers(self.protocol).iter().try_for_each(|server| self.add(server, transports));
+                return preset.servers(self.protocol).iter().for_each(|server| self.add(server, transports));
             }
-            _ if self.protocol.is_a_program() && self.protocol.suits(server) => {
-                return Err(not_yet(server, self.protocol));
+            _ if let Some(command) = self.tool.as_ref().and_then(|tool| tool.asking(server, self.method)) => {
+                Transport::Command(command)
             }
             Server::Tls(server) => {
                 let connect = OverTls { tls: self.tls.clone(), server: server.clone() };
@@ -51,10 +51,5 @@ impl Common {
             Server::Plain(address) => Transport::Plain(Plain::new(*address)),
         };
         transports.push((server.to_string(), transport));
-        Ok(())
     }
-}
-
-fn not_yet(server: &Server, protocol: Protocol) -> String {
-    format!("{server} cannot be asked by the program {protocol} in this version: write dot, doh or doq")
 }

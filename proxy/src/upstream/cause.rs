@@ -45,6 +45,10 @@ pub enum Cause {
     StreamReset,
     /// The server answered by an HTTP status that carries no answer; redirects are not followed.
     HttpStatusUnexpected,
+    /// The program that is to ask (curl, kdig) could not be run, or failed for a reason of its own.
+    ProgramFailed,
+    /// The program that is to ask cannot ask just this.
+    QueryNotCarried,
 }
 
 impl Cause {
@@ -67,6 +71,8 @@ impl Cause {
             Self::ServerBusy => "server-busy",
             Self::StreamReset => "stream-reset",
             Self::HttpStatusUnexpected => "http-status-unexpected",
+            Self::ProgramFailed => "program-failed",
+            Self::QueryNotCarried => "query-not-carried",
         }
     }
 

@@ -4,8 +4,8 @@
 //! asked again. Nothing tells the client from others: no cookies, no User-Agent, message id 0, padded queries.
 
 mod connection;
-mod request;
-mod response;
+pub(super) mod request;
+pub(super) mod response;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

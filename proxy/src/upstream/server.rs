@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::cause::Cause;
+use super::command::Command;
 use super::connection::Query;
 use super::doh::Doh;
 use super::doq::Doq;
@@ -36,6 +37,8 @@ pub enum Transport {
     Doq(Doq),
     /// Plain DNS.
     Plain(Plain),
+    /// A program of its own.
+    Command(Command),
 }
 
 impl Transport {
@@ -45,7 +48,7 @@ impl Transport {
             Self::Dot(dot) => Some(dot.standby()),
             Self::Doh(doh) => Some(doh.standby()),
             Self::Doq(doq) => Some(doq.standby()),
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Command(_) => None,
         }
     }
 }
@@ -146,6 +149,10 @@ impl Server {
                 let exchanged = plain.exchange(query.asked, query.question, query.until).await;
                 exchanged.map(|message| (message, began.elapsed()))
             }
+            Transport::Command(command) => {
+                self.asked();
+                command.exchange(query).await
+            }
         };
         match outcome {
             Ok((message, latency)) => {
@@ -204,8 +211,9 @@ impl Server {
 
     /// No answer came, for this cause.
     pub fn failed(&self, cause: Cause) {
-        // Of a server to which a connection is kept, what becomes of its connections tells more than what becomes of one query.
-        if let Transport::Plain(_) = self.transport {
+        // Of a server to which a connection is kept, what becomes of its connections tells more than what becomes of one query;
+        // and what a program cannot ask tells nothing of the server.
+        if self.transport.standby().is_none() && cause != Cause::QueryNotCarried {
             self.health.failed(cause, Instant::now());
         }
         self.failures.note(cause);

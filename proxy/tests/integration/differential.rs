@@ -1,6 +1,7 @@
 //! Thousands of mixed questions, each asked of a real resolver directly and through the proxy: the answers are the same
 //! but for TTLs, AA, RA and the OPT.
 
+mod programs;
 mod questions;
 mod zone;
 

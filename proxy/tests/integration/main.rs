@@ -34,6 +34,7 @@ mod idle;
 mod listeners;
 mod odd_answers;
 mod program;
+mod programs;
 mod queries;
 mod quic;
 mod replies;

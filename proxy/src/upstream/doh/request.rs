@@ -9,7 +9,7 @@ use hyper::{Method, Request, Uri};
 use super::response::MEDIA_TYPE;
 
 /// Makes the requests to one server.
-pub(super) struct Requests {
+pub(in crate::upstream) struct Requests {
     authority: Authority,
     path: String,
     /// Where a question in the body is sent.
@@ -20,7 +20,7 @@ const DEFAULT_PORT: u16 = 443;
 
 impl Requests {
     /// Requests to this server, which is called by its name: the address is for connecting alone.
-    pub(super) fn to(server: &HttpsServer) -> Self {
+    pub(in crate::upstream) fn to(server: &HttpsServer) -> Self {
         let (name, port) = (server.server.name.as_str(), server.server.address.port());
         let host = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
         let authority = if port == DEFAULT_PORT { host } else { format!("{host}:{port}") };
@@ -30,7 +30,7 @@ impl Requests {
     }
 
     /// The question in the body.
-    pub(super) fn post(&self, message: &[u8]) -> Request<()> {
+    pub(in crate::upstream) fn post(&self, message: &[u8]) -> Request<()> {
         let mut request = request(Method::POST, self.uri.clone());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         request.headers_mut().insert(CONTENT_LENGTH, message.len().into());
@@ -38,7 +38,7 @@ impl Requests {
     }
 
     /// The question in the URL, without a body.
-    pub(super) fn get(&self, message: &[u8]) -> Request<()> {
+    pub(in crate::upstream) fn get(&self, message: &[u8]) -> Request<()> {
         let path = format!("{}?dns={}", self.path, BASE64URL_NOPAD.encode(message));
         request(Method::GET, uri(&self.authority, &path))
     }

@@ -7,7 +7,7 @@ use hyper::header::{AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMa
 use hyper::http::response::Parts;
 
 /// The media type of questions and answers.
-pub(super) const MEDIA_TYPE: &str = "application/dns-message";
+pub(in crate::upstream) const MEDIA_TYPE: &str = "application/dns-message";
 
 /// How long a server that is busy is left alone where it does not say, or says less.
 const BUSY_LEAST: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const BUSY_MOST: Duration = Duration::from_secs(30);
 
 /// What a response is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::upstream) enum Verdict {
     /// Its body is an answer, which caches have kept for `age` seconds already and would keep for `fresh_for` more.
     Answer { age: u32, fresh_for: Option<u32> },
     /// Its body is something else.
@@ -31,7 +31,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges by the head alone.
-pub(super) fn judge(head: &Parts) -> Verdict {
+pub(in crate::upstream) fn judge(head: &Parts) -> Verdict {
     match head.status {
         StatusCode::OK if !is_message(&head.headers) => Verdict::NoMessage,
         StatusCode::OK => {
