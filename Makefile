@@ -9,8 +9,11 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dot-sidecar
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
+STUBS := dot doh doq curl kdig
+REGISTRY := localhost:5000
 # What the recipes that need it begin with.
-NEEDS_DOCKER = docker info >/dev/null 2>&1 || { echo "make $@: needs Docker, and none answers here.$(1)" >&2; exit 1; }
+NEEDS_DOCKER = docker info >/dev/null 2>&1 || { echo "make $(or $(MAKECMDGOALS),$@): needs Docker, and none answers here.$(1)" >&2; exit 1; }
+COMMA := ,
 NEEDS_KIND = command -v kind >/dev/null || { echo "make $@: needs kind (kind.sigs.k8s.io) beside Docker. Without it, make demo makes a cluster of its own." >&2; exit 1; }
 
 ##@ Every day
@@ -47,9 +50,23 @@ manifests: ## Generate manifests/ and the chart's reference from the chart
 script: ## Run the proxy here: DNS on 127.0.0.1:1053, over TLS to Cloudflare (ARGS='--upstream quad9' for others)
 	cargo run --locked --release --package dot-proxy -- --host 127.0.0.1 $(ARGS)
 
-up: images ## Run the proxy's image: DNS on 127.0.0.1:1053 (ARGS='--upstream quad9' for others)
-	docker run --rm --name dot-proxy --publish 127.0.0.1:1053:1053/udp --publish 127.0.0.1:1053:1053/tcp \
-	  --read-only --cap-drop ALL dot-proxy:$(VERSION) $(ARGS)
+up: run.dot ## Run the proxy's image: DNS on 127.0.0.1:1053 (ARGS='--upstream quad9' for others)
+
+# Each resolver has an image of its own, dot-proxy:VERSION-STUB.
+run.dot: ## The same by the project's own DNS over TLS,
+run.doh: ## … by DNS over HTTPS,
+run.doq: ## … by DNS over QUIC,
+run.curl: ## … by the program curl,
+run.kdig: ## … by the program kdig
+$(STUBS:%=run.%): run.%: image.%
+	docker run --rm --name dot-proxy-$* --publish 127.0.0.1:1053:1053/udp --publish 127.0.0.1:1053:1053/tcp \
+	  --read-only --cap-drop ALL --security-opt no-new-privileges dot-proxy:$(VERSION)-$* $(ARGS)
+
+shell: ## A shell in a container with the same binary, the same user, and dig, kdig and curl
+	@$(call NEEDS_DOCKER)
+	docker build --file Dockerfile.proxy --target shell --tag dot-proxy:$(VERSION)-shell .
+	docker run --rm --interactive --tty --name dot-proxy-shell --read-only --cap-drop ALL --security-opt no-new-privileges \
+	  --tmpfs /tmp dot-proxy:$(VERSION)-shell $(ARGS)
 
 demo: ## The main job, on screen: a cluster, the chart, an annotated pod, and proof that its lookup left over TLS
 	tests/demo/demo up
@@ -76,11 +93,26 @@ binaries: ## Compile the static binaries that the images carry
 	    cargo build --locked --release --target $(STATIC_TARGET) --package $$program; \
 	done
 
-images: ## Build both images with Docker
-	@$(call NEEDS_DOCKER, Without it make images.test builds them with buildah.)
-	for program in proxy injector; do \
-	  docker build --file Dockerfile.$$program --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --tag dot-$$program:$(VERSION) .; \
+images: $(STUBS:%=image.%) ## Build all images with Docker: dot-proxy, for each resolver, and dot-injector
+	docker tag dot-proxy:$(VERSION)-dot dot-proxy:$(VERSION)
+	docker build --file Dockerfile.injector --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --tag dot-injector:$(VERSION) .
+
+$(STUBS:%=image.%): image.%:
+	@$(call NEEDS_DOCKER, Without it make script ARGS='--stub $*' runs the proxy itself$(COMMA) and make images.test builds the images with buildah.)
+	docker build --file Dockerfile.proxy --build-arg STUB=$(subst dot,ssock,$*) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$(REVISION) --tag dot-proxy:$(VERSION)-$* .
+
+registry: ## Run an image registry here, on 127.0.0.1:5000, and push the images there, for a cluster to pull
+	@$(call NEEDS_DOCKER)
+	$(MAKE) images
+	docker start dot-sidecar-registry >/dev/null 2>&1 || \
+	  docker run --detach --name dot-sidecar-registry --restart unless-stopped --publish 127.0.0.1:5000:5000 docker.io/library/registry:2.8.3
+	for image in dot-injector:$(VERSION) dot-proxy:$(VERSION) $(STUBS:%=dot-proxy:$(VERSION)-%); do \
+	  docker tag "$$image" "$(REGISTRY)/$$image"; docker push "$(REGISTRY)/$$image"; \
 	done
+	@echo "Install from there: helm install dot-sidecar charts/dot-sidecar --namespace dot-sidecar --create-namespace \\"
+	@echo "  --set injector.image.repository=$(REGISTRY)/dot-injector --set sidecar.image.repository=$(REGISTRY)/dot-proxy"
+	@echo "It goes on until: docker rm --force dot-sidecar-registry"
 
 images.test: binaries ## Build the images that the tests use, without Docker and without pulling anything
 	.ci/images
@@ -90,4 +122,4 @@ help: ## Show this list
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z.-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: $(shell sed -n 's/^\([a-z.-]*\):.*/\1/p' $(MAKEFILE_LIST))
+.PHONY: $(shell sed -n 's/^\([a-z.-]*\):.*/\1/p' $(MAKEFILE_LIST)) $(STUBS:%=run.%) $(STUBS:%=image.%)

@@ -1,4 +1,4 @@
-//! The resolver outside the cluster: unbound, over TLS alone, with a certificate of the test's choice.
+//! The resolver outside the cluster: unbound, over TLS and HTTPS alone, with a certificate of the test's choice.
 //!
 //! It answers from its own data and asks nobody. Each has an address of its own in the documentation range, so that tests do not
 //! meet in one log.
@@ -28,7 +28,7 @@ pub const PUBLIC: [(&str, &str); 4] = [
 
 static NEXT: AtomicU8 = AtomicU8::new(53);
 
-/// A DNS-over-TLS resolver on an address of the node.
+/// A resolver of DNS over TLS and DNS over HTTPS on an address of the node.
 #[derive(Debug)]
 pub struct Upstream {
     address: String,
@@ -78,6 +78,11 @@ impl Upstream {
     /// The resolver as a configuration names it: address and the name to expect in the certificate.
     pub fn url(&self, name: &str) -> String {
         format!("tls://{}:853#{name}", self.address)
+    }
+
+    /// The same, asked over HTTPS.
+    pub fn https_url(&self, name: &str) -> String {
+        format!("https://{}/dns-query#{name}", self.address)
     }
 
     /// The resolver's address.
@@ -132,7 +137,9 @@ fn configuration(address: &str, folder: &Path) -> String {
     format!(
         "server:
   interface: {address}@853
+  interface: {address}@443
   tls-port: 853
+  https-port: 443
   tls-service-pem: {folder}/certificate.pem
   tls-service-key: {folder}/key.pem
   access-control: 0.0.0.0/0 allow

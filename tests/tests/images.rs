@@ -1,4 +1,5 @@
-//! The images, as their last stages are built: nothing but a static binary under a user of our own.
+//! The images, as their last stages are built: a static binary under a user of our own, and beside it nothing, or the one
+//! program that asks.
 
 use dot_e2e::image::Image;
 use dot_e2e::pod::PROXY_IMAGE;
@@ -45,6 +46,56 @@ fn the_proxys_image_alone_answers_over_udp_and_tcp_with_everything_taken_away() 
     for line in ["Uid:\t64053\t64053\t64053\t64053", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
         assert!(process.contains(line), "{line} is not in\n{process}");
     }
+}
+
+#[test]
+fn the_image_of_each_resolver_holds_that_and_asks_by_it() {
+    for (stub, program) in
+        [("doh", None), ("doq", None), ("curl", Some("usr/bin/curl")), ("kdig", Some("usr/bin/kdig"))]
+    {
+        let image = Image::built(&format!("dot-proxy-{stub}"));
+        let (config, files) = (image.config(), image.files());
+        let programs: Vec<_> = files.iter().filter(|file| file.contains("bin/")).map(String::as_str).collect();
+
+        assert_eq!(config["User"], "64053:64053");
+        assert_eq!(config["Entrypoint"], json!(["/dot-proxy"]));
+        let names_stub = |variable: &serde_json::Value| *variable == format!("DOT_PROXY_STUB={stub}");
+        assert!(config["Env"].as_array().unwrap().iter().any(names_stub), "{config:#}");
+        assert_eq!(programs, program.into_iter().collect::<Vec<_>>(), "{stub}: no shell, nothing else to run");
+        assert_eq!(files.len() == 1, program.is_none(), "{stub}: {files:?}");
+    }
+}
+
+#[test]
+fn the_image_of_each_resolver_answers_over_udp_and_tcp_with_everything_taken_away() {
+    let cluster = Cluster::shared();
+    let namespace = Namespace::create("stubs").restricted();
+    let (tls, https) = (cluster.upstream.url(upstream::NAME), cluster.upstream.https_url(upstream::NAME));
+    // No resolver here speaks QUIC: that image shows that it runs.
+    for (stub, url) in [("doh", &https), ("doq", &tls), ("curl", &https), ("kdig", &tls)] {
+        let pod = resolver_alone(&cluster, &namespace, stub, url);
+        for transport in ["+notcp", "+tcp"] {
+            let dig = Call::new("dig")
+                .arg(format!("@{}", pod.ip()))
+                .words("-p 1053 +tries=1 +time=10 www.example.com")
+                .arg(transport);
+            let reply = Reply::read(&dig.output());
+            assert_eq!(reply.answers, ["203.0.113.80"], "{stub}: {}\n{}", reply.text, pod.log("app"));
+        }
+        let process = std::fs::read_to_string(pod.root_of("app").join("proc/1/status")).unwrap();
+        for line in ["Uid:\t64053\t64053\t64053\t64053", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
+            assert!(process.contains(line), "{stub}: {line} is not in\n{process}");
+        }
+    }
+}
+
+#[test]
+fn a_resolver_that_there_is_not_fails_the_build_with_those_that_there_are() {
+    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/../.ci/image-files");
+
+    let output = Call::new(files).arg("magic").arg("/nonexistent").output();
+
+    assert!(!output.success && output.stderr.contains("write one of ssock, doh, doq, curl, kdig"), "{output}");
 }
 
 #[test]
@@ -105,6 +156,29 @@ fn proxy_alone<'a>(cluster: &Cluster, namespace: &'a Namespace) -> RunningPod<'a
             "securityContext": {"readOnlyRootFilesystem": true},
             "volumeMounts": [{"name": "config", "mountPath": "/etc/dot-proxy", "readOnly": true}],
             "startupProbe": {"exec": {"command": ["/dot-proxy", "probe", "--config", "/etc/dot-proxy/config.json"]}, "periodSeconds": 1}
+        }));
+
+    namespace.run(&proxy)
+}
+
+/// A pod of the image of a resolver, told by flags whom to ask: how, the image says.
+fn resolver_alone<'a>(cluster: &Cluster, namespace: &'a Namespace, stub: &str, url: &str) -> RunningPod<'a> {
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": stub},
+        "data": {"ca.pem": cluster.authority.certificate()}
+    });
+    namespace.create_object(&map);
+    let proxy = Pod::new(stub)
+        .with(json!({"spec": {
+            "automountServiceAccountToken": false,
+            "volumes": [{"name": "ca", "configMap": {"name": stub}}]
+        }}))
+        .app(json!({
+            "image": format!("dot-sidecar.local/dot-proxy-{stub}:test"),
+            "args": ["--upstream", url, "--tls-ca", "/etc/dot-proxy/ca.pem"],
+            "securityContext": {"readOnlyRootFilesystem": true},
+            "volumeMounts": [{"name": "ca", "mountPath": "/etc/dot-proxy", "readOnly": true}],
+            "startupProbe": {"exec": {"command": ["/dot-proxy", "probe"]}, "periodSeconds": 1}
         }));
 
     namespace.run(&proxy)
