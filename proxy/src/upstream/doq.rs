@@ -5,6 +5,7 @@
 
 mod connection;
 mod handshake;
+mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,6 +12,7 @@ use super::super::cause::Cause;
 use super::super::health::Health;
 use super::super::kept::{Ended, Link, Open, Opened, Opening, Usage};
 use super::handshake::Handshake;
+use super::socket;
 
 /// A server that has not finished the handshake by then is tried no longer.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -108,7 +109,7 @@ impl OverQuic {
     async fn connect(&self, idle: Duration) -> Result<(Endpoint, quinn::Connection), Cause> {
         let address = self.server.address;
         let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let endpoint = Endpoint::client((any, 0).into()).map_err(|error| Cause::of_connecting(&error))?;
+        let endpoint = socket::endpoint((any, 0).into()).map_err(|error| Cause::of_connecting(&error))?;
         let connection = self.handshake.with_server(&endpoint, &self.server, idle).await?;
         Ok((endpoint, connection))
     }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::upstream::connect::TlsSettings;
+use crate::upstream::doq::socket;
 
 const NAME: &str = "dns.test";
 const IDLE: Duration = Duration::from_secs(10);
@@ -110,7 +111,7 @@ impl Scene {
         Self {
             server: TlsServer { address: server.local_addr().unwrap(), name: NAME.parse().unwrap() },
             _server: server,
-            client: Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap(),
+            client: socket::endpoint("127.0.0.1:0".parse().unwrap()).unwrap(),
             handshake: Handshake::with(&tls),
             counting: counting.unwrap(),
         }
