@@ -150,7 +150,7 @@ impl Server {
                 exchanged.map(|message| (message, began.elapsed()))
             }
             Transport::Command(command) => {
-                self.asked();
+                asked();
                 command.exchange(query).await
             }
         };
