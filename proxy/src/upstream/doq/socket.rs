@@ -93,7 +93,7 @@ impl AsyncUdpSocket for Socket {
             let mut count = 0;
             for (buffer, meta) in buffers.iter_mut().zip(&mut *received) {
                 match self.0.try_recv_from(buffer) {
-                    Ok((length, addr)) => *meta = RecvMeta { addr, len: length, stride: length, ecn: None, dst_ip: None },
+                    Ok((len, addr)) => *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None },
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) if count == 0 => return Poll::Ready(Err(error)),
                     Err(_) => break,
