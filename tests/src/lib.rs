@@ -29,6 +29,7 @@ pub mod deadline;
 pub mod image;
 pub mod namespace;
 pub mod pod;
+pub mod quic;
 pub mod reply;
 pub mod upstream;
 
@@ -39,5 +40,6 @@ pub use command::Call;
 pub use deadline::eventually;
 pub use namespace::{Admission, Namespace, RunningPod};
 pub use pod::Pod;
+pub use quic::QuicResolver;
 pub use reply::Reply;
 pub use upstream::Upstream;

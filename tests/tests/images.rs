@@ -4,7 +4,7 @@
 use dot_e2e::image::Image;
 use dot_e2e::pod::PROXY_IMAGE;
 use dot_e2e::reply::Reply;
-use dot_e2e::{Call, Cluster, Namespace, Pod, RunningPod, chart, upstream};
+use dot_e2e::{Call, Cluster, Namespace, Pod, QuicResolver, RunningPod, chart, upstream};
 use serde_json::json;
 
 #[test]
@@ -71,8 +71,9 @@ fn the_image_of_each_resolver_answers_over_udp_and_tcp_with_everything_taken_awa
     let cluster = Cluster::shared();
     let namespace = Namespace::create("stubs").restricted();
     let (tls, https) = (cluster.upstream.url(upstream::NAME), cluster.upstream.https_url(upstream::NAME));
-    // No resolver here speaks QUIC: that image shows that it runs.
-    for (stub, url) in [("doh", &https), ("doq", &tls), ("curl", &https), ("kdig", &tls)] {
+    let resolver = QuicResolver::beside(&cluster.upstream, &cluster.authority.identity(upstream::NAME));
+    let quic = resolver.url(upstream::NAME);
+    for (stub, url) in [("doh", &https), ("doq", &quic), ("curl", &https), ("kdig", &tls)] {
         let pod = resolver_alone(&cluster, &namespace, stub, url);
         for transport in ["+notcp", "+tcp"] {
             let dig = Call::new("dig")
