@@ -172,7 +172,10 @@ fn changed_configuration_starts_new_pods_of_the_injector_and_nothing_else_does()
 #[test]
 fn the_configuration_holds_what_the_values_say_and_leaves_out_what_is_empty() {
     let config = injector_config(&["--set", "profile.upstream.servers={quad9},cluster.domain=corp.example"]);
-    assert_eq!(config["profile"]["upstream"], json!({"servers": ["quad9"], "strategy": "fastest"}));
+    assert_eq!(
+        config["profile"]["upstream"],
+        json!({"servers": ["quad9"], "protocol": "dot", "httpMethod": "post", "strategy": "fastest"})
+    );
     let cache = json!({"minTtlSeconds": 0, "maxTtlSeconds": 86_400, "staleSeconds": 86_400, "prefetch": true});
     assert_eq!(config["profile"]["cache"], cache);
     assert_eq!(config["cluster"]["domain"], "corp.example");
