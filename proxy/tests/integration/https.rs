@@ -22,13 +22,16 @@ use crate::wait::until;
 /// How often the clients ask.
 const EVERY: Duration = Duration::from_millis(2);
 
+/// Twenty handshakes, one after the other, may take a busy machine longer than a query's usual time.
+const PATIENT: &str = "query: {deadlineMilliseconds: 9000}";
+
 /// Clients get right answers from a group of a server that reacts so, and no other; it and the proxy are returned.
 async fn right_answers_of_this_server_alone(
     react: impl Fn(&str, usize) -> Act + Send + Sync + 'static,
 ) -> (HttpsServer, Proxy) {
     let authority = Authority::new();
     let server = HttpsServer::that(&authority, react).await;
-    let proxy = Proxy::with(&[&server.url()], &authority, "");
+    let proxy = Proxy::with(&[&server.url()], &authority, PATIENT);
     Load::of(proxy.address, 200, EVERY).finished().await.assert_all_right();
     (server, proxy)
 }
