@@ -4,13 +4,16 @@ mod check_config;
 mod options;
 mod probe;
 mod query;
+pub mod question;
 mod serve;
+mod stub;
 
 use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use options::Options;
+pub use stub::Stub;
 use tokio::runtime::{Builder, Runtime};
 
 /// A DNS-over-TLS forwarder.

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use dot_proxy_config::log::{Format, Level};
-use dot_proxy_config::{Config, Network, Preset, Protocol, Route, Server, Strategy, Suffix, Threads};
+use dot_proxy_config::{Config, Network, Preset, Route, Server, Strategy, Suffix, Threads};
 
-use super::Failure;
+use super::{Failure, Stub};
 
 /// The stub that an image was built for. It holds where neither --stub nor a configuration file says another.
 const STUB_OF_THE_IMAGE: &str = "DOT_PROXY_STUB";
@@ -67,36 +67,9 @@ pub(super) struct Options {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Stub {
-    /// The project's own DNS over TLS (also: dot)
-    #[value(alias = "dot")]
-    Ssock,
-    /// DNS over HTTPS
-    Doh,
-    /// DNS over QUIC
-    Doq,
-    /// DNS over HTTPS by the program curl
-    Curl,
-    /// DNS over TLS by the program kdig
-    Kdig,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
     Json,
-}
-
-impl Stub {
-    fn protocol(self) -> Protocol {
-        match self {
-            Self::Ssock => Protocol::Dot,
-            Self::Doh => Protocol::Doh,
-            Self::Doq => Protocol::Doq,
-            Self::Curl => Protocol::Curl,
-            Self::Kdig => Protocol::Kdig,
-        }
-    }
 }
 
 fn parse_route(text: &str) -> Result<Route, String> {
@@ -207,6 +180,7 @@ impl Options {
 mod tests {
     use super::*;
     use clap::Parser;
+    use dot_proxy_config::Protocol;
 
     #[derive(Parser)]
     struct Line {

@@ -3,18 +3,18 @@
 mod presentation;
 
 use clap::Args;
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::RecordType;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::options::Options;
-use super::{Failure, block_on};
+use super::{Failure, block_on, question};
 use crate::app;
 use crate::config::Resolved;
 use crate::logging::{self, Destination};
 use crate::replies::Recipient;
 use crate::resolve::{Asking, Protocol, Step};
-use crate::wire::{CLASS_IN, HEADER, Rcode, UDP_PAYLOAD, flag, response, rtype};
+use crate::wire::{HEADER, Rcode, UDP_PAYLOAD, flag, response, rtype};
 
 /// Look a name up once, by the same configuration, and print the answer
 #[derive(Debug, Args)]
@@ -23,18 +23,10 @@ pub(super) struct Query {
     #[arg(value_name = "NAME")]
     name: String,
     /// Record type, such as A, AAAA, MX, TXT, HTTPS
-    #[arg(value_name = "TYPE", default_value = "A", value_parser = parse_type)]
+    #[arg(value_name = "TYPE", default_value = "A", value_parser = question::parse_type)]
     record_type: RecordType,
     #[command(flatten)]
     options: Options,
-}
-
-fn parse_type(text: &str) -> Result<RecordType, String> {
-    let upper = text.to_ascii_uppercase();
-    let numbered = upper.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok()).map(RecordType::from);
-    numbered.or_else(|| upper.parse().ok()).ok_or_else(|| {
-        "is no record type: write one such as A, AAAA, MX, TXT, HTTPS, or TYPE and its number (RFC 3597)".to_owned()
-    })
 }
 
 impl Query {
@@ -65,21 +57,11 @@ impl Query {
 
     /// The question as a client would ask it, with RD, and EDNS to be told why there is no answer.
     fn message(&self) -> Result<Vec<u8>, Failure> {
-        let name = Name::from_ascii(&self.name).map_err(|_| {
-            Failure::Usage(format!(
-                "{:?} is no domain name: write labels of 63 octets at most, 253 in all, with dots between, such as www.example.com",
-                self.name
-            ))
-        })?;
+        let question = question::octets(&self.name, self.record_type).map_err(Failure::Usage)?;
         let mut message = vec![0; HEADER];
         message[2..4].copy_from_slice(&flag::RD.to_be_bytes());
         (message[5], message[11]) = (1, 1); // a question, and the OPT
-        for label in &name {
-            message.push(u8::try_from(label.len()).expect("a label has at most 63 octets"));
-            message.extend(label);
-        }
-        message.push(0);
-        message.extend([u16::from(self.record_type), CLASS_IN].map(u16::to_be_bytes).as_flattened());
+        message.extend(question);
         message.push(0); // OPT (RFC 6891 §6.1.2): at the root, the payload as class, no flags, no options
         message.extend([rtype::OPT, UDP_PAYLOAD, 0, 0, 0].map(u16::to_be_bytes).as_flattened());
         Ok(message)
