@@ -169,3 +169,6 @@ fn sentence(comparison: &Comparison, cell: &Cell) -> String {
         Judgement::Unreliable => "left too many queries unanswered to compare".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

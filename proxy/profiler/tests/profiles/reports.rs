@@ -19,7 +19,11 @@ fn a_table_has_a_row_for_each_combination_and_a_verdict_for_each_concurrency() {
     assert_eq!((ended.code, ended.complaints.as_str()), (Some(0), ""), "{}", ended.output);
     let count = |text: &str| ended.output.matches(text).count();
     assert_eq!((count("p99 ms"), count(" is fastest"), count("none")), (2, 2, 4), "{}", ended.output);
-    assert!(count("One query at a time: 12 rounds of 4") == 1 && count("4 queries at once") == 1, "{}", ended.output);
+    assert!(
+        count("One query at a time: 12 rounds of 4") == 1 && count("4 queries at once: 12 rounds of 4") == 1,
+        "{}",
+        ended.output
+    );
     assert!(!ended.output.contains('\u{1b}'), "colours where nobody sees them");
 
     let svg = fs::read_to_string(&plot).unwrap();
