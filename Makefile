@@ -50,6 +50,9 @@ manifests: ## Generate manifests/ and the chart's reference from the chart
 script: ## Run the proxy here: DNS on 127.0.0.1:1053, over TLS to Cloudflare (ARGS='--upstream quad9' for others)
 	cargo run --locked --release --package dot-proxy -- --host 127.0.0.1 $(ARGS)
 
+profile: ## Compare resolvers and upstreams on this network: some minutes (ARGS='--stub ssock,doh --upstream quad9')
+	cargo run --locked --release --package dot-profiler -- $(ARGS)
+
 up: run.dot ## Run the proxy's image: DNS on 127.0.0.1:1053 (ARGS='--upstream quad9' for others)
 
 # Each resolver has an image of its own, dot-proxy:VERSION-STUB.

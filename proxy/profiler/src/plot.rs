@@ -24,6 +24,9 @@ const LEGEND_DASH: i32 = 60;
 /// Where a panel's legend begins, from the left.
 const LEGEND_AT: i32 = 76;
 
+/// At most so many latencies are named on the axis.
+const LABELS: usize = 20;
+
 /// Of each line there are so many points.
 const POINTS: usize = 200;
 
@@ -135,12 +138,13 @@ impl Panel<'_> {
             .margin(12)
             .x_label_area_size(48)
             .y_label_area_size(64)
-            .build_cartesian_2d(range.log_scale(), 0.0..1.0)?;
+            .build_cartesian_2d(range.clone().log_scale().with_key_points(labelled(&range)), 0.0..1.0)?;
         chart
             .configure_mesh()
             .x_desc("Latency in milliseconds (logarithmic)")
             .y_desc("Answers within it, in percent")
-            .x_label_formatter(&|ms| milliseconds(*ms))
+            .x_labels(LABELS)
+            .x_label_formatter(&f64::to_string)
             .y_label_formatter(&|share| format!("{:.0}", share * 100.0))
             .axis_desc_style(font(15))
             .label_style(font(13))
@@ -219,9 +223,13 @@ fn font(size: i32) -> FontDesc<'static> {
     (FontFamily::SansSerif, size).into_font()
 }
 
-/// A label of the axis: 1, 10, 100; 0.1 below.
-fn milliseconds(ms: f64) -> String {
-    if ms >= 1.0 { format!("{ms:.0}") } else { format!("{ms:.2}") }
+/// The latencies that the axis names: 1, 2, 5, 10 …
+fn labelled(range: &Range<f64>) -> Vec<f64> {
+    const LADDER: [f64; 18] = [
+        0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 5_000.0,
+        20_000.0,
+    ];
+    LADDER.into_iter().filter(|ms| range.contains(ms)).collect()
 }
 
 /// Colours that are told apart by the colour-blind too, and are dark enough on white.
