@@ -30,7 +30,7 @@ fn jitter(round: u64, seed: u64) -> u64 {
 #[test]
 fn what_was_added_is_found_through_moments_that_are_noisy_for_all() {
     // In every third round the whole network takes 300 ms longer, which is far more than what tells the two apart.
-    let noisy = |round: u64| if round % 3 == 0 { 300_000 } else { 0 };
+    let noisy = |round: u64| if round.is_multiple_of(3) { 300_000 } else { 0 };
     let direct = cell(0, |round| 10_000 + noisy(round) + jitter(round, 3));
     let delayed = cell(1, |round| 50_000 + noisy(round) + jitter(round, 5));
     let comparison = compare(&[&delayed, &direct]);
