@@ -1,7 +1,6 @@
 //! What was added is found, what is the same is not told apart, and the order is right.
 
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,8 +16,9 @@ const ADDED: u64 = 40;
 /// it anyway.
 const BASE: u64 = 50;
 
-/// What a machine with other work may add to the median of the medians. Nothing takes anything away, but for the clocks.
-const LATE: f64 = 12.0;
+/// What a machine with other work may add to a difference of medians, and take away from it, in milliseconds.
+const LATE: f64 = 10.0;
+const EARLY: f64 = 2.0;
 
 /// The URLs of a server directly, at its other address, and over the path.
 fn urls(form: impl Fn(SocketAddr) -> String, server: SocketAddr) -> Vec<String> {
@@ -55,13 +55,14 @@ fn is_found(servers: &Servers, stub: &str, urls: &[String], queries: &str, round
         assert!((100.0..20_000.0).contains(&found(one, "bytes_per_query")), "{one}");
     }
     let added = f64::from(round_trips) * ADDED as f64;
-    let expected: Range<f64> = 0.9 * added..added + LATE;
     assert_eq!(delayed["judgement"], "slower", "{report:#}");
-    assert!(expected.contains(&found(delayed, "difference_ms")), "{report:#}");
-    assert!(found(delayed, "cold_start_ms") > 1.9 * ADDED as f64, "{report:#}"); // TLS or QUIC, and the query
+    // The interval narrows to a millisecond where the machine is quiet, and says by its width when it is not.
+    let (low, high) = (found(delayed, "difference_low_ms"), found(delayed, "difference_high_ms"));
+    assert!(low < added + LATE && high > added - EARLY, "{report:#}");
+    assert!(found(delayed, "p50_ms") > added - EARLY, "{report:#}");
+    assert!(found(delayed, "cold_start_ms") > 2.0 * ADDED as f64 - EARLY, "{report:#}"); // TLS or QUIC, and the query
     let (fastest, rest): (Vec<&Value>, _) = others.iter().partition(|one| one["judgement"] == "fastest");
     assert_eq!(fastest.len(), 1, "{report:#}");
-    assert!(expected.contains(&(found(delayed, "p50_ms") - found(fastest[0], "p50_ms"))), "{report:#}");
     for same in rest {
         // Once in twenty times the noise looks like a difference: a slight one.
         assert!(["within_noise", "slightly_slower"].contains(&same["judgement"].as_str().unwrap()), "{report:#}");
