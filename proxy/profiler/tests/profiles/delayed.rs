@@ -1,6 +1,7 @@
 //! What was added is found, what is the same is not told apart, and the order is right.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -70,37 +71,25 @@ fn is_found(servers: &Servers, stub: &str, urls: &[String], queries: &str, round
 }
 
 #[test]
-fn forty_milliseconds_that_were_added_are_found_over_tls() {
+fn forty_milliseconds_that_were_added_are_found_by_each_transport_of_the_proxy_itself() {
     let servers = Servers::start();
-    let urls = urls(|address| format!("tls://{address}#{NAME}"), servers.tls);
-    is_found(&servers, "ssock", &urls, "24", 1);
+    let tls = urls(|address| format!("tls://{address}#{NAME}"), servers.tls);
+    let https = urls(|address| format!("https://{address}/dns-query#{NAME}"), servers.https);
+    let quic = servers.quic.map(|server| urls(|address| format!("quic://{address}#{NAME}"), server));
+    thread::scope(|scope| {
+        scope.spawn(|| is_found(&servers, "ssock", &tls, "24", 1));
+        scope.spawn(|| is_found(&servers, "doh", &https, "24", 1));
+        scope.spawn(|| quic.iter().for_each(|urls| is_found(&servers, "doq", urls, "24", 1)));
+    });
 }
 
 #[test]
-fn forty_milliseconds_that_were_added_are_found_over_https() {
+fn forty_milliseconds_for_the_handshake_and_as_many_for_the_query_are_found_by_programs() {
     let servers = Servers::start();
-    let urls = urls(|address| format!("https://{address}/dns-query#{NAME}"), servers.https);
-    is_found(&servers, "doh", &urls, "24", 1);
-}
-
-#[test]
-fn forty_milliseconds_that_were_added_are_found_over_quic() {
-    let servers = Servers::start();
-    let Some(quic) = servers.quic else { return };
-    let urls = urls(|address| format!("quic://{address}#{NAME}"), quic);
-    is_found(&servers, "doq", &urls, "24", 1);
-}
-
-#[test]
-fn forty_milliseconds_for_the_handshake_and_as_many_for_the_query_are_found_by_curl() {
-    let servers = Servers::start();
-    let urls = urls(|address| format!("https://{address}/dns-query#{NAME}"), servers.https);
-    is_found(&servers, "curl", &urls, "12", 2);
-}
-
-#[test]
-fn forty_milliseconds_for_the_handshake_and_as_many_for_the_query_are_found_by_kdig() {
-    let servers = Servers::start();
-    let urls = urls_of_paths(|address| format!("tls://{address}#{NAME}"), servers.tls);
-    is_found(&servers, "kdig", &urls, "12", 2);
+    let https = urls(|address| format!("https://{address}/dns-query#{NAME}"), servers.https);
+    let tls = urls_of_paths(|address| format!("tls://{address}#{NAME}"), servers.tls);
+    thread::scope(|scope| {
+        scope.spawn(|| is_found(&servers, "curl", &https, "12", 2));
+        scope.spawn(|| is_found(&servers, "kdig", &tls, "12", 2));
+    });
 }
