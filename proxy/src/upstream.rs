@@ -22,6 +22,7 @@ pub mod health;
 pub mod kept;
 mod pins;
 pub mod plain;
+pub mod prompt;
 pub mod rescue;
 #[cfg(test)]
 pub(crate) mod scripted;

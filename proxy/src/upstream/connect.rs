@@ -18,6 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::cause::Cause;
 use super::pins::Pinned;
+use super::prompt::Prompt;
 
 /// A server that has not answered TCP and TLS by then is tried no longer.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,7 +34,7 @@ const READ_BUFFER: usize = 16_384;
 const SESSIONS: usize = 64;
 
 /// A connection on which the server has proved who it is.
-pub type Connected = TlsStream<BufReader<TcpStream>>;
+pub type Connected = TlsStream<BufReader<Prompt>>;
 
 /// Whom to trust, and how to prove who we are.
 #[derive(Default)]
@@ -220,7 +221,7 @@ async fn shake_hands(
     tcp.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    let buffered = BufReader::with_capacity(READ_BUFFER, tcp);
+    let buffered = BufReader::with_capacity(READ_BUFFER, Prompt::from(tcp));
     TlsConnector::from(Arc::clone(config)).connect(name.clone(), buffered).await
 }
 

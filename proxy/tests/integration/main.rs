@@ -35,6 +35,7 @@ mod listeners;
 mod odd_answers;
 mod program;
 mod programs;
+mod prompt;
 mod queries;
 mod quic;
 mod replies;
