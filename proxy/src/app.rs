@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::cache::{self, Cache};
 use crate::config::{Resolved, without_ipv6};
+use crate::events::Events;
 use crate::listener::{self, Sockets, listen_tcp, tcp, udp};
 use crate::resolve::{Resolver, Stages};
 use crate::upstream::{group, server};
@@ -68,7 +69,7 @@ impl std::error::Error for BindError {}
 
 /// The stages of a configuration, without any socket: what `serve` listens for and `query` asks once. To be called on the
 /// runtime on which lookups are to run.
-pub fn resolver(config: Resolved, registry: &mut Registry) -> Resolver {
+pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Resolver {
     let runtime = Handle::current();
     let cache = cache::Settings { budget: config.cache_budget, stale_for: config.stale_for, prefetch: config.prefetch };
     let metrics = server::Metrics::default();
@@ -85,6 +86,7 @@ pub fn resolver(config: Resolved, registry: &mut Registry) -> Resolver {
         router: config.router,
         groups,
         access: config.access,
+        events,
         deadline: config.deadline,
         in_flight: config.in_flight,
     };
@@ -98,9 +100,10 @@ impl App {
         register_build(&mut registry);
         let (listen, admin_address) = (config.listen, config.admin);
         let (threads, connections, deadline) = (config.threads, config.connections, config.deadline);
-        let metrics = listener::Metrics::default();
+        let events = Events::none();
+        let metrics = listener::Metrics::telling(events.clone());
         metrics.register(&mut registry);
-        let resolver = Arc::new(resolver(config, &mut registry));
+        let resolver = Arc::new(resolver(config, events, &mut registry));
         let sockets = Sockets::bind(listen, threads).map_err(|error| BindError {
             flag: "--host, --port",
             address: listen,

@@ -20,6 +20,7 @@ pub mod cli;
 pub mod clients;
 pub mod config;
 pub mod datagrams;
+pub mod events;
 pub mod listener;
 pub mod logging;
 pub mod lookup;

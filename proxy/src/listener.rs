@@ -14,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::events::{Event, Events};
+
 /// Connections that the kernel may hold ready for us.
 const BACKLOG: i32 = 1024;
 
@@ -33,9 +35,11 @@ pub struct Sockets {
     pub tcp: tokio::net::TcpListener,
 }
 
-/// What the listeners count.
+/// What the listeners count and tell.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
+    /// Where what clients do wrong is told.
+    pub events: Events,
     /// Replies in datagrams that the system did not take.
     pub unsent: Counter,
     /// Messages lost to a defect of this program.
@@ -50,6 +54,11 @@ struct ClosedLabel {
 }
 
 impl Metrics {
+    /// Counts from zero; events go there.
+    pub fn telling(events: Events) -> Self {
+        Self { events, ..Self::default() }
+    }
+
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("unsent_replies", "Replies in datagrams that could not be sent", self.unsent.clone());
@@ -65,6 +74,7 @@ impl Metrics {
         let outcome = catch_unwind(AssertUnwindSafe(work));
         if outcome.is_err() {
             self.panics.inc();
+            self.events.emit(Event::QueryPanicked { place: "listener" });
         }
         outcome.ok()
     }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::cache::{Cache, Found, Hit, Key};
 use crate::clients::Access;
+use crate::events::Events;
 use crate::lookup::{Lookups, Subject, Waiter};
 use crate::policy::{Policy, Verdict};
 use crate::replies::Recipient;
@@ -80,6 +81,7 @@ pub struct Resolver {
     router: Router,
     groups: Vec<Group>,
     access: Access,
+    events: Events,
     deadline: Duration,
     lookups: Lookups,
     places: Arc<Semaphore>,
@@ -100,6 +102,8 @@ pub struct Stages {
     pub groups: Vec<Group>,
     /// Who may ask.
     pub access: Access,
+    /// Where what a security team wants to know is told.
+    pub events: Events,
     /// How long a query may take.
     pub deadline: Duration,
     /// Queries that may wait for an upstream; the next one is answered SERVFAIL at once, so that those can be finished.
@@ -161,11 +165,11 @@ impl Metrics {
 impl Resolver {
     /// Puts the stages together; lookups run on the runtime.
     pub fn new(stages: Stages, runtime: Handle, registry: &mut Registry) -> Self {
-        let Stages { policy, cache, router, groups, access, deadline, in_flight } = stages;
+        let Stages { policy, cache, router, groups, access, events, deadline, in_flight } = stages;
         let places = Arc::new(Semaphore::new(in_flight));
         let metrics = Metrics::new(registry);
         let lookups = Lookups::default();
-        Self { policy, cache, router, groups, access, deadline, lookups, places, in_flight, runtime, metrics }
+        Self { policy, cache, router, groups, access, events, deadline, lookups, places, in_flight, runtime, metrics }
     }
 
     /// Opens connections ahead of the first query.
@@ -360,6 +364,11 @@ impl Resolver {
 
     fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// Where what happens to queries is told.
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
     }
 
     pub(crate) fn deadline(&self) -> Duration {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use allocation_counter::measure;
 use dot_proxy::cache::{Cache, Found, Key, Settings};
 use dot_proxy::config::Resolved;
+use dot_proxy::events::Events;
 use dot_proxy::resolve::{Asking, Protocol, Resolver, Stages, Step};
 use dot_proxy::upstream::group::Group;
 use dot_proxy::upstream::server;
@@ -57,6 +58,7 @@ fn resolver(cache: Cache, runtime: &Runtime) -> Arc<Resolver> {
         router: config.router,
         groups: groups.collect(),
         access: config.access,
+        events: Events::none(),
         deadline: config.deadline,
         in_flight: config.in_flight,
     };

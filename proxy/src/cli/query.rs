@@ -11,6 +11,7 @@ use super::options::Options;
 use super::{Failure, block_on, question};
 use crate::app;
 use crate::config::Resolved;
+use crate::events::Events;
 use crate::logging::{self, Destination};
 use crate::replies::Recipient;
 use crate::resolve::{Asking, Protocol, Step};
@@ -40,7 +41,7 @@ impl Query {
         let message = self.message()?;
         let began = Instant::now();
         let reply = block_on(async {
-            let resolver = std::sync::Arc::new(app::resolver(resolved, &mut Registry::default()));
+            let resolver = std::sync::Arc::new(app::resolver(resolved, Events::none(), &mut Registry::default()));
             let (mut reply, mut asking) = (Vec::new(), Asking::default());
             let (recipient, later) = Recipient::caller();
             // Over TCP nothing is truncated.
