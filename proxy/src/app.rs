@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::admin::{self, Admin};
 use crate::cache::{self, Cache};
 use crate::config::{Resolved, without_ipv6};
-use crate::events::Events;
+use crate::events::{Carriers, Events};
 use crate::listener::{self, Sockets, listen_tcp, tcp, udp};
 use crate::resolve::{Resolver, Stages};
 use crate::upstream::{group, server};
@@ -33,6 +33,7 @@ pub struct App {
     admin: Arc<Admin>,
     resolver: Arc<Resolver>,
     metrics: listener::Metrics,
+    carriers: Carriers,
     connections: usize,
     deadline: Duration,
 }
@@ -72,7 +73,7 @@ impl std::error::Error for BindError {}
 pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Resolver {
     let runtime = Handle::current();
     let cache = cache::Settings { budget: config.cache_budget, stale_for: config.stale_for, prefetch: config.prefetch };
-    let metrics = server::Metrics::default();
+    let metrics = server::Metrics::telling(events.clone());
     metrics.register(registry);
     let bounds = config.bounds;
     let groups = config
@@ -95,12 +96,12 @@ pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Re
 
 impl App {
     /// Builds everything and binds the sockets, the admin's last: who can ask it knows that all is bound.
-    pub fn bind(config: Resolved) -> Result<Self, BindError> {
+    pub fn bind(mut config: Resolved) -> Result<Self, BindError> {
         let mut registry = Registry::with_prefix("dot_proxy");
         register_build(&mut registry);
         let (listen, admin_address) = (config.listen, config.admin);
         let (threads, connections, deadline) = (config.threads, config.connections, config.deadline);
-        let events = Events::none();
+        let (events, carriers) = Events::start(std::mem::take(&mut config.events), &mut registry);
         let metrics = listener::Metrics::telling(events.clone());
         metrics.register(&mut registry);
         let resolver = Arc::new(resolver(config, events, &mut registry));
@@ -112,7 +113,7 @@ impl App {
         let admin_listener =
             bind_admin(admin_address).map_err(|error| BindError { flag: "--admin", address: admin_address, error })?;
         let admin = Arc::new(Admin { registry, resolver: Arc::clone(&resolver) });
-        Ok(Self { sockets, admin_listener, admin, resolver, metrics, connections, deadline })
+        Ok(Self { sockets, admin_listener, admin, resolver, metrics, carriers, connections, deadline })
     }
 
     /// Where queries are taken; UDP and TCP have the same port.
@@ -162,6 +163,7 @@ impl App {
         if tokio::time::timeout(self.deadline + DRAIN_MARGIN, draining).await.is_err() {
             warn!("some clients did not take their replies in time");
         }
+        self.carriers.finish().await;
         info!("stopped");
         asked_to_stop
     }

@@ -1,22 +1,23 @@
 //! From the configuration as written to the one that is run: files read, presets and defaults filled in.
 
 mod transports;
+mod trust;
 
-use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use dot_proxy_config::{CaCertificates, Config, ConfigError, ParseError, Protocol, Strategy, Upstream};
+use dot_proxy_config::{Config, ConfigError, Protocol, Strategy};
 
 use self::transports::Common;
+use self::trust::{Trust, collector};
 use crate::clients::Access;
+use crate::events;
 use crate::policy::Policy;
 use crate::router::{GroupIndex, Router};
 use crate::upstream::command::{self, Program, Slots, Tool};
-use crate::upstream::connect::{ClientIdentity, Tls, TlsError, TlsSettings};
 use crate::upstream::server::Transport;
 use crate::wire::response::TtlBounds;
 
@@ -59,6 +60,8 @@ pub struct Resolved {
     pub deadline: Duration,
     /// Queries that may wait for an answer at once.
     pub in_flight: usize,
+    /// Who is told of what a security team wants to know.
+    pub events: events::Settings,
 }
 
 /// A group to be made: its name, its strategy, and its servers with their URLs.
@@ -109,49 +112,8 @@ impl Resolved {
             prefetch: written.cache.prefetch,
             deadline: Duration::from_millis(written.query.deadline_milliseconds.into()),
             in_flight: usize::try_from(written.query.in_flight).unwrap_or(usize::MAX),
+            events: event_settings(&written.events)?,
         })
-    }
-}
-
-/// How servers prove who they are, and we to them. Pins and the client certificate are for the upstream's servers alone.
-struct Trust {
-    upstream: Tls,
-    routes: Tls,
-    /// Of what these are made, for the programs that ask.
-    ca: Option<CaCertificates>,
-    /// Certificate and key, in PEM.
-    identity: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-const CA_FILE: &str = "upstream.caFile";
-const CERTIFICATE_FILE: &str = "upstream.clientCertificate.certificateFile";
-const KEY_FILE: &str = "upstream.clientCertificate.keyFile";
-
-impl Trust {
-    fn read(written: &Config) -> Result<Self, ConfigError> {
-        let wrong = |error| unusable(&written.upstream, &error);
-        let ca = match &written.upstream.ca_file {
-            Some(file) => Some(read_ca(file)?),
-            None => written.upstream.ca.clone(),
-        };
-        let identity_pem = match &written.upstream.client_certificate {
-            Some(files) => {
-                let certificate = read(CERTIFICATE_FILE, &files.certificate_file)?;
-                Some((certificate, read(KEY_FILE, &files.key_file)?))
-            }
-            None => None,
-        };
-        let read_identity = |(certificate, key): &(Vec<u8>, Vec<u8>)| ClientIdentity::from_pem(certificate, key);
-        let identity = identity_pem.as_ref().map(read_identity).transpose().map_err(wrong)?;
-        let pins = &written.upstream.pins;
-        let by_ca_alone = pins.is_empty() && identity.is_none();
-        let upstream = Tls::trusting(TlsSettings { ca: ca.as_ref(), pins, identity }).map_err(wrong)?;
-        let routes = if by_ca_alone {
-            upstream.clone()
-        } else {
-            Tls::trusting(TlsSettings { ca: ca.as_ref(), ..TlsSettings::default() }).map_err(wrong)?
-        };
-        Ok(Self { upstream, routes, ca, identity: identity_pem })
     }
 }
 
@@ -173,27 +135,15 @@ fn tools(written: &Config, trust: &Trust) -> Result<(Option<Tool>, Option<Tool>)
     Ok((upstream, find(&command::Trust { ca, ..command::Trust::default() })?))
 }
 
-fn read(path: &str, file: &Path) -> Result<Vec<u8>, ConfigError> {
-    fs::read(file).map_err(|error| in_file(path, file, &error))
-}
-
-fn read_ca(file: &Path) -> Result<CaCertificates, ConfigError> {
-    let pem = String::from_utf8(read(CA_FILE, file)?).map_err(|error| in_file(CA_FILE, file, &error))?;
-    pem.parse().map_err(|error: ParseError| in_file(CA_FILE, file, &error))
-}
-
-fn in_file(path: &str, file: &Path, error: &dyn fmt::Display) -> ConfigError {
-    ConfigError { path: path.to_owned(), message: format!("{}: {error}", file.display()) }
-}
-
-/// The error with the field, and the file if it stands in one.
-fn unusable(written: &Upstream, error: &TlsError) -> ConfigError {
-    match (error, &written.client_certificate, &written.ca_file) {
-        (TlsError::Certificate(_), Some(files), _) => in_file(CERTIFICATE_FILE, &files.certificate_file, error),
-        (TlsError::Key(_), Some(files), _) => in_file(KEY_FILE, &files.key_file, error),
-        (_, _, Some(file)) => in_file(CA_FILE, file, error),
-        (_, _, None) => ConfigError { path: "upstream.ca".to_owned(), message: error.to_string() },
-    }
+/// Who is told of events; by itself, since it is also told there that the rest cannot be used.
+pub fn event_settings(written: &dot_proxy_config::Events) -> Result<events::Settings, ConfigError> {
+    Ok(events::Settings {
+        stdout: written.stdout,
+        syslog: written.syslog.as_ref().map(collector).transpose()?,
+        names: written.names,
+        buffer: usize::try_from(written.buffer).unwrap_or(usize::MAX),
+        labels: written.labels.clone(),
+    })
 }
 
 fn default_cache_budget() -> u64 {

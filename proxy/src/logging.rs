@@ -1,4 +1,5 @@
-//! The log: text for people, JSON for machines, on standard output (or standard error, for one-off commands).
+//! The log: text for people, JSON for machines, on standard output; on standard error where standard output is for the result
+//! of a command or for events.
 
 use std::io::{self, IsTerminal};
 
@@ -11,7 +12,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 pub enum Destination {
     /// Standard output: the log is what the program has to say.
     Stdout,
-    /// Standard error: standard output is for the command's result.
+    /// Standard error: standard output is for the command's result, or for events.
     Stderr,
 }
 

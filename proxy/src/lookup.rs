@@ -13,7 +13,7 @@ use tracing::debug;
 use crate::cache::Key;
 use crate::replies::{Outbox, Recipient};
 use crate::resolve::Resolver;
-use crate::router::GroupIndex;
+use crate::router::{DEFAULT, GroupIndex, ROUTE_UNAVAILABLE};
 use crate::upstream::cause::{Cause, Failure};
 use crate::upstream::connection::{Asker, Attempt, Query};
 use crate::upstream::group::{Batch, Group};
@@ -289,6 +289,9 @@ impl Lookup {
         self.changed.notify_waiters();
         self.log(outcome);
         self.keep(outcome);
+        if outcome.is_err() && self.group != DEFAULT {
+            self.resolver.events().name_withheld(None, ROUTE_UNAVAILABLE, self.question());
+        }
         let stale = stale.filter(|_| outcome.as_ref().map_or(true, Answer::is_failure));
         self.reply_to(&waiters, outbox, |out, waiter, question| match (outcome, &stale) {
             (_, Some(stale)) => reply::stale(out, waiter.asked, question, stale, waiter.limit),

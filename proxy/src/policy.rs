@@ -13,11 +13,19 @@ use crate::wire::{ExtendedError, Rcode, rtype};
 /// TTL of what is answered here, in seconds: short, since a cluster's rules may change.
 const TTL: u32 = 30;
 
+/// The rule that keeps addresses of a single label in a cluster.
+pub const SINGLE_LABEL: &str = "single-label";
+
+/// The rule that keeps names of special use which are nobody's business outside.
+pub const SPECIAL_USE: &str = "special-use";
+
 /// What to do with a question.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// Answered here, with this.
     Answer(Own<'a>),
+    /// Answered here, with this, to keep the name from a resolver that has no business with it; and by which rule.
+    Withhold(Own<'a>, &'static str),
     /// Not a question that a forwarder answers.
     Refuse(Rcode),
     /// Asked of the group that its route names.
@@ -53,12 +61,12 @@ impl Policy {
         if !question.is_internet() {
             return Verdict::Forward;
         }
-        if let Some(own) = special_use(question, lower) {
-            return Verdict::Answer(own);
+        if let Some(verdict) = special_use(question, lower) {
+            return verdict;
         }
         match &self.cluster {
             Some(zone) if zone.is_impossible(lower) => Verdict::Answer(zone.nxdomain()),
-            Some(zone) if is_bare_host(question, lower) => Verdict::Answer(zone.bare_host()),
+            Some(zone) if is_bare_host(question, lower) => Verdict::Withhold(zone.bare_host(), SINGLE_LABEL),
             _ => Verdict::Forward,
         }
     }
@@ -127,24 +135,25 @@ fn soa(domain: &Suffix) -> Vec<u8> {
 const LOCALHOST: &[u8] = b"\x09localhost\x00";
 
 /// Names that every resolver answers itself (RFC 6761, 7686, 9462).
-fn special_use<'a>(question: Question<'_>, lower: Name<'_>) -> Option<Own<'a>> {
+fn special_use<'a>(question: Question<'_>, lower: Name<'_>) -> Option<Verdict<'a>> {
     let own = |rtype, rdata| {
         let answer = OwnRecord { owner: None, rtype, ttl: TTL, rdata };
-        Some(Own { rcode: Rcode::NOERROR, answer: Some(answer), authority: None, cause: None })
+        Some(Verdict::Answer(Own { rcode: Rcode::NOERROR, answer: Some(answer), authority: None, cause: None }))
     };
-    let empty = |rcode| Some(Own { rcode, answer: None, authority: None, cause: None });
+    let empty = |rcode| Own { rcode, answer: None, authority: None, cause: None };
+    let withhold = |rcode| Some(Verdict::Withhold(empty(rcode), SPECIAL_USE));
     // The three labels next to the root, and how many there are.
     let ([third, second, top], count) =
         lower.labels().fold(([&[][..]; 3], 0), |([_, b, c], count), label| ([b, c, label], count + 1));
     match (third, second, top, question.qtype()) {
         (_, _, b"localhost", rtype::A) => own(rtype::A, &[127, 0, 0, 1]),
         (_, _, b"localhost", rtype::AAAA) => own(rtype::AAAA, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
-        (_, _, b"localhost", _) => empty(Rcode::NOERROR),
+        (_, _, b"localhost", _) => Some(Verdict::Answer(empty(Rcode::NOERROR))),
         (b"127", b"in-addr", b"arpa", rtype::PTR) if count == 6 => own(rtype::PTR, LOCALHOST),
         (_, b"ip6", b"arpa", rtype::PTR) if is_ipv6_loopback(lower) => own(rtype::PTR, LOCALHOST),
-        (_, _, b"invalid" | b"onion", _) => empty(Rcode::NXDOMAIN),
+        (_, _, b"invalid" | b"onion", _) => withhold(Rcode::NXDOMAIN),
         // Forwarding this would tell an app's resolver where to go around the proxy.
-        (_, b"resolver", b"arpa", _) => empty(Rcode::NOERROR),
+        (_, b"resolver", b"arpa", _) => withhold(Rcode::NOERROR),
         _ => None,
     }
 }
@@ -175,7 +184,9 @@ mod tests {
         match policy.judge(question, question.name()) {
             Verdict::Forward => (None, None),
             Verdict::Refuse(rcode) => (Some(rcode), None),
-            Verdict::Answer(own) => (Some(own.rcode), own.answer.map(|record| record.rdata.to_vec())),
+            Verdict::Answer(own) | Verdict::Withhold(own, _) => {
+                (Some(own.rcode), own.answer.map(|record| record.rdata.to_vec()))
+            }
         }
     }
 
@@ -257,6 +268,26 @@ mod tests {
         assert_eq!(judged("x.invalid", rtype::A).0, Some(Rcode::NXDOMAIN));
         assert_eq!(judged("x.onion", rtype::A).0, Some(Rcode::NXDOMAIN));
         assert_eq!(judged("_dns.resolver.arpa", 64), (Some(Rcode::NOERROR), None));
+    }
+
+    #[test]
+    fn what_another_resolver_has_no_business_with_is_told_from_what_is_merely_answered_here() {
+        let policy = Policy::new(Some(&"cluster.local".parse().unwrap()));
+        let rule = |name: &str| {
+            let bytes = [from_text(name), vec![0, 1, 0, 1]].concat();
+            let question = Question::starting(&bytes).unwrap();
+            match policy.judge(question, question.name()) {
+                Verdict::Withhold(_, rule) => Some(rule),
+                _ => None,
+            }
+        };
+        assert_eq!(rule("no-such-service"), Some(SINGLE_LABEL));
+        for name in ["x.onion", "x.invalid", "_dns.resolver.arpa"] {
+            assert_eq!(rule(name), Some(SPECIAL_USE), "{name}");
+        }
+        for name in ["localhost", "www.example.com.cluster.local", "web.demo.svc.cluster.local", "www.example.com"] {
+            assert_eq!(rule(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -331,6 +331,10 @@ impl Resolver {
     ) -> Option<Step> {
         match self.policy.judge(question, lower) {
             Verdict::Answer(own) => reply::own(out, asked, question, &own),
+            Verdict::Withhold(own, rule) => {
+                reply::own(out, asked, question, &own);
+                self.events.name_withheld(None, rule, question);
+            }
             Verdict::Refuse(rcode) => reply::failure(out, asked, question, rcode, None),
             // RFC 8020 for public names alone: what a route's servers say of a name says nothing of those below it.
             Verdict::Forward if group != DEFAULT => return None,

@@ -13,6 +13,9 @@ pub struct GroupIndex(pub usize);
 /// The group that answers what no route covers.
 pub const DEFAULT: GroupIndex = GroupIndex(0);
 
+/// The rule that a name which a route covers is asked of no other servers, whatever becomes of the route's.
+pub const ROUTE_UNAVAILABLE: &str = "route-unavailable";
+
 /// Suffixes and their groups.
 #[derive(Debug, Default)]
 pub struct Router {

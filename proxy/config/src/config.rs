@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::log::Log;
 use crate::{
-    ByteSize, CaCertificates, ConfigError, HttpMethod, Network, Pin, Preset, Protocol, Server, Strategy, Suffix,
+    ByteSize, CaCertificates, ConfigError, Events, HttpMethod, Network, Pin, Preset, Protocol, Server, Strategy, Suffix,
 };
 
 /// The whole configuration of `dot-proxy`, as written. Every part may be left out.
@@ -33,6 +33,9 @@ pub struct Config {
     pub cache: Cache,
     /// How long a query may take, and how many may be waiting.
     pub query: Query,
+    /// Who is told what a security team wants to know.
+    #[serde(skip_serializing_if = "Events::are_default")]
+    pub events: Events,
 }
 
 /// Where queries are taken, and from whom.
@@ -243,7 +246,8 @@ impl Config {
         in_range("cache.minTtlSeconds", self.cache.min_ttl_seconds, 0, self.cache.max_ttl_seconds)?;
         in_range("cache.staleSeconds", self.cache.stale_seconds, 0, 604_800)?;
         self.check_upstream()?;
-        self.check_routes()
+        self.check_routes()?;
+        self.events.check()
     }
 
     fn check_upstream(&self) -> Result<(), ConfigError> {
@@ -329,7 +333,7 @@ impl Config {
     }
 }
 
-fn in_range(path: &str, value: u32, least: u32, most: u32) -> Result<(), ConfigError> {
+pub(crate) fn in_range(path: &str, value: u32, least: u32, most: u32) -> Result<(), ConfigError> {
     if (least..=most).contains(&value) {
         return Ok(());
     }

@@ -6,12 +6,14 @@
 //! ```text
 //! YAML or JSON ──Config::from_yaml──► Config ──to_json──► the pod's annotation dot-sidecar.io/config
 //!                                       │
-//!     certificates  Pin  Server  ServerName  UrlPath  Preset  Protocol  Strategy  Suffix  Network  ByteSize  log
+//!     certificates  Pin  Server  ServerName  UrlPath  Preset  Protocol  Strategy  Suffix  Network  ByteSize  log  Collector
 //! ```
 
 mod certificates;
+mod collector;
 mod config;
 mod error;
+mod events;
 mod http_method;
 pub mod log;
 mod network;
@@ -26,8 +28,10 @@ mod suffix;
 mod text;
 
 pub use certificates::CaCertificates;
+pub use collector::Collector;
 pub use config::{Admin, Cache, ClientCertificate, Cluster, Config, Listen, Query, Route, Threads, Upstream};
 pub use error::{ConfigError, ParseError};
+pub use events::{Events, Labels, Syslog};
 pub use http_method::HttpMethod;
 pub use network::Network;
 pub use path::UrlPath;

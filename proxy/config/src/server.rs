@@ -103,7 +103,7 @@ impl FromStr for Server {
     }
 }
 
-fn authenticated(text: &str, rest: &str, default_port: u16, example: &str) -> Result<TlsServer, ParseError> {
+pub(crate) fn authenticated(text: &str, rest: &str, default_port: u16, example: &str) -> Result<TlsServer, ParseError> {
     let Some((address, name)) = rest.split_once('#') else {
         return Err(ParseError::new(format!(
             "{text:?} names no server to authenticate: add #NAME, the name in its certificate, such as {example}"
@@ -130,7 +130,7 @@ fn parse_plain(text: &str, rest: &str) -> Result<SocketAddr, ParseError> {
     parse_address(text, rest, DNS_PORT)
 }
 
-fn parse_address(text: &str, address: &str, default_port: u16) -> Result<SocketAddr, ParseError> {
+pub(crate) fn parse_address(text: &str, address: &str, default_port: u16) -> Result<SocketAddr, ParseError> {
     let parsed = address.parse::<SocketAddr>().ok().or_else(|| {
         let bare = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(address);
         bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, default_port))

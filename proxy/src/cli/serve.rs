@@ -20,7 +20,8 @@ const STARTED: Duration = Duration::from_millis(250);
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let written = options.written()?;
     let resolved = Resolved::from_written(&written).map_err(|error| Failure::Usage(error.to_string()))?;
-    logging::start(&written.log, Destination::Stdout);
+    let destination = if written.events.stdout { Destination::Stderr } else { Destination::Stdout };
+    logging::start(&written.log, destination);
     runtime(written.threads.0)?.block_on(async {
         let work = |error: &dyn std::fmt::Display| Failure::Work(error.to_string());
         let signals = Signals::listen().map_err(|error| work(&error))?;

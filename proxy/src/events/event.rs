@@ -95,6 +95,11 @@ pub enum Event {
         /// Which: `landlock`, `seccomp` …
         means: &'static str,
     },
+    /// A destination of events did not take them in time; nobody but the destination itself says so.
+    EventsDropped {
+        /// Which, in the word of the metric.
+        destination: &'static str,
+    },
 }
 
 /// How a client reached the proxy.
@@ -147,6 +152,7 @@ impl Event {
             Self::ConfigurationRefused { .. } => "configuration-refused",
             Self::QueryPanicked { .. } => "query-panicked",
             Self::ConfinementMissing { .. } => "confinement-missing",
+            Self::EventsDropped { .. } => "events-dropped",
         }
     }
 
@@ -162,7 +168,18 @@ impl Event {
             | Self::AnswerRefused { .. }
             | Self::ConfigurationRefused { .. }
             | Self::QueryPanicked { .. }
-            | Self::ConfinementMissing { .. } => None,
+            | Self::ConfinementMissing { .. }
+            | Self::EventsDropped { .. } => None,
+        }
+    }
+
+    /// The client's port, where it is known.
+    pub(super) fn client_port(&self) -> Option<u16> {
+        match self {
+            Self::ClientMisbehaved { client, .. }
+            | Self::ConnectionReset { client, .. }
+            | Self::SourceRefused { client, .. } => Some(client.port()),
+            _ => None,
         }
     }
 
@@ -176,6 +193,7 @@ impl Event {
             Self::CertificateRefused { cause, .. } => cause.as_str(),
             Self::QueryPanicked { place } => place,
             Self::ConfinementMissing { means } => means,
+            Self::EventsDropped { destination } => destination,
             Self::ClientReadmitted { .. } | Self::ConfigurationRefused { .. } => "",
         }
     }

@@ -76,6 +76,19 @@ impl Cause {
         }
     }
 
+    /// Whether the peer did not prove who it is.
+    pub fn is_of_the_certificate(self) -> bool {
+        matches!(
+            self,
+            Self::CertificateNameMismatch
+                | Self::CertificateUnknownIssuer
+                | Self::CertificateExpired
+                | Self::CertificateNotYetValid
+                | Self::CertificatePinMismatch
+                | Self::CertificateInvalid
+        )
+    }
+
     /// The cause of a failure to connect or to shake hands.
     pub fn of_connecting(error: &io::Error) -> Self {
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {

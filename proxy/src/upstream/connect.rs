@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,10 +139,11 @@ impl Tls {
         Ok(Self { config: Arc::new(config), without_resumption, verifier })
     }
 
-    /// The same trust and identity for another protocol than DNS over TLS, by its ALPN name. Its sessions are its own.
-    pub fn speaking(&self, protocol: &[u8]) -> Self {
+    /// The same trust and identity for another protocol than DNS over TLS, by its ALPN names if it has any. Its sessions are
+    /// its own.
+    pub fn speaking(&self, protocols: &[&[u8]]) -> Self {
         let mut config = ClientConfig::clone(&self.without_resumption);
-        config.alpn_protocols = vec![protocol.to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let without_resumption = Arc::new(config.clone());
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
         Self { config: Arc::new(config), without_resumption, verifier: Arc::clone(&self.verifier) }
@@ -217,12 +219,17 @@ async fn shake_hands(
     server: &TlsServer,
     name: &ServerName<'static>,
 ) -> io::Result<Connected> {
-    let tcp = TcpStream::connect(server.address).await?;
+    let buffered = BufReader::with_capacity(READ_BUFFER, Prompt::from(open(server.address).await?));
+    TlsConnector::from(Arc::clone(config)).connect(name.clone(), buffered).await
+}
+
+/// A connection without TLS yet, whose failures are noticed in time.
+pub(crate) async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    let buffered = BufReader::with_capacity(READ_BUFFER, Prompt::from(tcp));
-    TlsConnector::from(Arc::clone(config)).connect(name.clone(), buffered).await
+    Ok(tcp)
 }
 
 fn identity_error(error: &rustls::Error) -> TlsError {

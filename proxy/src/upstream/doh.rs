@@ -40,7 +40,7 @@ pub struct Doh {
 impl Doh {
     /// A server that is not yet connected to. A connection without queries for `idle` is closed.
     pub fn new(tls: &Tls, server: &HttpsServer, method: HttpMethod, idle: Duration) -> Self {
-        let open = OverHttps { tls: tls.speaking(b"h2"), server: server.server.clone() };
+        let open = OverHttps { tls: tls.speaking(&[b"h2"]), server: server.server.clone() };
         Self {
             kept: Kept::new(open, idle),
             requests: Arc::new(Requests::to(server)),

@@ -20,6 +20,7 @@ use super::dot::Dot;
 use super::health::Health;
 use super::kept::{Standby, Which};
 use super::plain::Plain;
+use crate::events::{Event, Events};
 use crate::wire::request::Question;
 use crate::wire::response::{Answer, TtlBounds};
 
@@ -53,9 +54,10 @@ impl Transport {
     }
 }
 
-/// What is counted of servers.
+/// What is counted and told of servers.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
+    events: Events,
     queries: Family<ServerLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
 }
@@ -93,6 +95,7 @@ struct Failures {
     group: Arc<str>,
     url: Arc<str>,
     counters: Family<FailureLabels, Counter>,
+    events: Events,
     is_logged: AtomicBool,
     logged: Mutex<Option<Logged>>,
 }
@@ -105,6 +108,11 @@ struct Logged {
 }
 
 impl Metrics {
+    /// Counts from zero; events go there.
+    pub fn telling(events: Events) -> Self {
+        Self { events, ..Self::default() }
+    }
+
     /// Makes the counters known to the registry.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("upstream_queries", "Queries sent to upstream servers", self.queries.clone());
@@ -121,6 +129,7 @@ impl Server {
             group: Arc::clone(group),
             url: Arc::clone(&url),
             counters: metrics.failures.clone(),
+            events: metrics.events.clone(),
             is_logged: AtomicBool::new(false),
             logged: Mutex::new(None),
         });
@@ -228,10 +237,21 @@ impl Failures {
         }
     }
 
+    /// Tells what a security team wants to know.
+    fn tell(&self, cause: Cause) {
+        let (server, group) = (Arc::clone(&self.url), Arc::clone(&self.group));
+        if cause.is_of_the_certificate() {
+            self.events.emit(Event::CertificateRefused { server, group, cause });
+        } else if cause == Cause::ResponseMalformed {
+            self.events.emit(Event::AnswerRefused { server, group, why: cause.as_str() });
+        }
+    }
+
     /// Counts a failure, and logs it when it begins, when its cause changes, and now and then while it goes on.
     fn note(&self, cause: Cause) {
         let labels = FailureLabels { group: Arc::clone(&self.group), server: Arc::clone(&self.url), cause };
         self.counters.get_or_create(&labels).inc();
+        self.tell(cause);
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(logged) = &mut *logged

@@ -69,6 +69,20 @@ fn an_error_names_the_path_of_the_field_and_the_remedy() {
         ("cache: {staleSeconds: 604801}", "cache.staleSeconds: ", "from 0 to 604800"),
         ("cache: {prefetch: 1}", "cache.prefetch: ", "expected a boolean"),
         ("query: {inFlight: 0}", "query.inFlight: ", "from 1 to 65536"),
+        ("events: {syslog: {server: \"tls://192.0.2.5\"}}", "events.syslog.server: ", "add #NAME"),
+        ("events: {syslog: {}}", "events.syslog: ", "server"),
+        (
+            "events: {names: true, syslog: {server: \"tcp://192.0.2.5\"}}",
+            "events.names: ",
+            "in the clear to tcp://192.0.2.5:601: write tls://",
+        ),
+        (
+            "events: {syslog: {server: \"tcp://192.0.2.5\", caFile: /ca.pem}}",
+            "events.syslog.server: ",
+            "write tls://192.0.2.5:601#NAME",
+        ),
+        ("events: {buffer: 1}", "events.buffer: ", "from 16 to 65536"),
+        ("events: {labels: {Team: a}}", "events.labels: ", "lower-case"),
     ] {
         let error = refused(text);
         assert!(error.starts_with(path) && error.contains(remedy), "{text}: {error}");

@@ -33,7 +33,7 @@ impl Handshake {
     /// Handshakes by this trust and identity.
     pub(super) fn with(tls: &Tls) -> Self {
         let mut kept = None;
-        let tls = tls.speaking(b"doq").verified_by(|verifier| {
+        let tls = tls.speaking(&[b"doq"]).verified_by(|verifier| {
             let verdict = Arc::new(Verdict { verifier, refused: Mutex::new(None) });
             kept = Some(Arc::clone(&verdict));
             verdict
