@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::super::outlet::{Inlet, Ledger, Numbered};
@@ -99,6 +100,7 @@ impl Delivery {
     pub(super) async fn over(&mut self, wire: &mut dyn Wire, inlet: &mut Inlet) -> Ended {
         match self.converse(wire, inlet).await {
             Ok(ended) => ended,
+            Err(error) if is_farewell(&error) => self.closed(wire),
             Err(error) => Ended::Failed(error),
         }
     }
@@ -106,7 +108,6 @@ impl Delivery {
     async fn converse(&mut self, wire: &mut dyn Wire, inlet: &mut Inlet) -> io::Result<Ended> {
         (self.written, self.unsent) = (0, self.unconfirmed.len());
         self.unconfirmed.iter_mut().for_each(|message| message.end = u64::MAX);
-        self.send(wire).await?;
         loop {
             if self.is_full() {
                 self.confirm(wire);
@@ -118,18 +119,14 @@ impl Delivery {
                 read = wire.read(&mut said) => match read {
                     Ok(0) => return Ok(self.closed(wire)),
                     Ok(_) => {} // a collector has nothing to say
-                    // Without TLS's own farewell; the messages are counted by what TCP says.
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(self.closed(wire)),
                     Err(error) => return Err(error),
                 },
-                numbered = inlet.next(), if !full => {
-                    let Some(numbered) = numbered else { return self.finish(wire).await };
-                    self.keep(numbered);
-                    while !self.is_full() && let Ok(more) = inlet.try_next() {
-                        self.keep(more);
-                    }
-                    self.send(wire).await?;
-                }
+                // Once the runtime has looked at its sockets: what is written after a farewell is lost.
+                () = yield_now(), if self.unsent > 0 => self.send(wire).await?,
+                numbered = inlet.next(), if !full => match numbered {
+                    Some(numbered) => self.keep(numbered),
+                    None => return self.finish(wire).await,
+                },
                 () = sleep_until(look.unwrap_or(self.looked)), if look.is_some() => self.confirm(wire),
             }
         }
@@ -193,13 +190,14 @@ impl Delivery {
 
     /// Says farewell, and waits until the collector does.
     async fn finish(&mut self, wire: &mut dyn Wire) -> io::Result<Ended> {
+        self.send(wire).await?;
         wire.shutdown().await?;
         let mut said = [0; 64];
         loop {
             match wire.read(&mut said).await {
                 Ok(1..) => {}
                 Ok(0) => break,
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+                Err(error) if is_farewell(&error) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -217,4 +215,10 @@ impl Delivery {
         let front = self.unconfirmed.front()?;
         Some(if self.is_full() { again } else { again.max(front.at + HOLD) })
     }
+}
+
+/// Whether the collector had closed in order before something else came to an end: without TLS's own farewell, or with
+/// something written to it since, which is known not to be acknowledged (the system calls that a broken pipe).
+fn is_farewell(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe)
 }
