@@ -60,6 +60,15 @@ impl Default for Events {
 }
 
 impl Events {
+    /// The part `events` of a configuration whose other parts cannot be read, so that this can be told; `None` if it cannot
+    /// be read itself.
+    pub fn alone_in(text: &str) -> Option<Self> {
+        let mut value: serde_json::Value = serde_saphyr::from_str(text).ok()?;
+        let events: Self = serde_json::from_value(value.get_mut("events")?.take()).ok()?;
+        events.check().ok()?;
+        Some(events)
+    }
+
     /// Whether nothing was said of them.
     pub(crate) fn are_default(&self) -> bool {
         *self == Self::default()
@@ -89,6 +98,13 @@ impl Events {
             return refuse("events.names", message);
         }
         Ok(())
+    }
+}
+
+impl Syslog {
+    /// To this collector, by the public roots if it has to prove its name.
+    pub fn to(server: Collector) -> Self {
+        Self { server, ca: None, ca_file: None, client_certificate: None }
     }
 }
 
@@ -142,5 +158,41 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
 impl From<Labels> for BTreeMap<String, String> {
     fn from(labels: Labels) -> Self {
         labels.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_for_events_is_read_although_others_are_wrong() {
+        let text = "upstream: {servers: [nonsense]}\nevents: {stdout: true}";
+        assert_eq!(Events::alone_in(text).map(|events| events.stdout), Some(true));
+        for text in ["", "{", "upstream: {}", "events: {stdout: 1}", "events: {buffer: 1}"] {
+            assert_eq!(Events::alone_in(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_label_is_added_where_there_is_none_of_its_name_and_room() {
+        let mut labels = Labels::default();
+        labels.add("namespace", "demo");
+        labels.add("namespace", "other");
+        labels.add("Wrong Name", "demo");
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [("namespace", "demo")]);
+        (0..20).for_each(|index| labels.add(&format!("n{index}"), ""));
+        assert_eq!(labels.iter().count(), LABELS);
+    }
+
+    #[test]
+    fn labels_that_no_field_can_hold_are_refused() {
+        let one = |name: &str, text: &str| Labels::try_from(BTreeMap::from([(name.to_owned(), text.to_owned())]));
+        assert!(one("team_1", "a b ä").is_ok());
+        for (name, text) in [("", ""), ("a.b", ""), ("a", "line\nbreak"), ("a", &"x".repeat(254))] {
+            assert!(one(name, text).is_err(), "{name:?} {text:?}");
+        }
+        let many = (0..17).map(|index| (format!("n{index}"), String::new())).collect();
+        assert!(Labels::try_from(many as BTreeMap<_, _>).unwrap_err().to_string().contains("keep 16"));
     }
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use dot_proxy_config::log::{Format, Level};
-use dot_proxy_config::{Config, Network, Preset, Route, Server, Strategy, Suffix, Threads};
+use dot_proxy_config::{
+    Collector, Config, Events, Network, ParseError, Preset, Route, Server, Strategy, Suffix, Syslog, Threads,
+};
 
 use super::{Failure, Stub};
 
@@ -58,12 +60,26 @@ pub(super) struct Options {
     /// Address of /livez, /readyz and /metrics [default: 127.0.0.1:9853]
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
+    /// Tell of security events, as JSON in the Elastic Common Schema: stdout (a line each; the log then goes to standard
+    /// error), or a collector of syslog, tls://ADDRESS[:PORT]#NAME or tcp://ADDRESS[:PORT] (in clear); give it again for both
+    #[arg(long, value_name = "WHERE", value_parser = parse_destination)]
+    events: Vec<Destination>,
+    /// File of CA certificates (PEM) that the collector's certificate must chain to, in place of the public roots built in
+    #[arg(long, value_name = "FILE")]
+    events_ca: Option<PathBuf>,
     /// Form of the log: text for people, json for machines [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
     /// Log each query and each connection (names appear in the log)
     #[arg(long, short)]
     pub(super) verbose: bool,
+}
+
+/// Who is told of events.
+#[derive(Debug, Clone)]
+enum Destination {
+    Stdout,
+    Syslog(Collector),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -76,9 +92,16 @@ fn parse_route(text: &str) -> Result<Route, String> {
     let Some((suffix, server)) = text.split_once('=') else {
         return Err("write SUFFIX=SERVER, such as corp.example=udp://10.0.0.53".to_owned());
     };
-    let suffix: Suffix = suffix.parse().map_err(|error: dot_proxy_config::ParseError| error.to_string())?;
-    let server: Server = server.parse().map_err(|error: dot_proxy_config::ParseError| error.to_string())?;
+    let suffix: Suffix = suffix.parse().map_err(|error: ParseError| error.to_string())?;
+    let server: Server = server.parse().map_err(|error: ParseError| error.to_string())?;
     Ok(Route::new(vec![suffix], vec![server]))
+}
+
+fn parse_destination(text: &str) -> Result<Destination, String> {
+    if text == "stdout" {
+        return Ok(Destination::Stdout);
+    }
+    text.parse().map(Destination::Syslog).map_err(|error: ParseError| format!("{error}, or stdout"))
 }
 
 /// Reads a configuration file.
@@ -112,8 +135,44 @@ impl Options {
         };
         self.apply_to(&mut config);
         self.check_stub()?;
+        self.apply_to_events(&mut config.events)?;
         config.check().map_err(|error| Failure::Usage(error.to_string()))?;
         Ok(config)
+    }
+
+    /// Who is told of events, even where the rest of what was written cannot be used.
+    pub(super) fn events_alone(&self) -> Option<Events> {
+        let text = self.config.as_ref().and_then(|file| fs::read_to_string(file).ok());
+        let mut events = text.and_then(|text| Events::alone_in(&text)).unwrap_or_default();
+        self.apply_to_events(&mut events).ok()?;
+        Some(events)
+    }
+
+    fn apply_to_events(&self, events: &mut Events) -> Result<(), Failure> {
+        let mut collectors = 0;
+        for destination in &self.events {
+            match destination {
+                Destination::Stdout => events.stdout = true,
+                Destination::Syslog(collector) => {
+                    collectors += 1;
+                    events.syslog = Some(Syslog::to(collector.clone()));
+                }
+            }
+        }
+        if collectors > 1 {
+            return Err(Failure::Usage(
+                "--events names several collectors: name one, which can tell others".to_owned(),
+            ));
+        }
+        if let Some(file) = &self.events_ca {
+            let Some(syslog) = &mut events.syslog else {
+                let remedy = "--events-ca is for a collector: add --events tls://ADDRESS[:PORT]#NAME";
+                return Err(Failure::Usage(remedy.to_owned()));
+            };
+            syslog.ca = None;
+            syslog.ca_file = Some(file.clone());
+        }
+        Ok(())
     }
 
     /// Flags that contradict each other. Transports can stand side by side where no --stub is given.
@@ -270,6 +329,19 @@ mod tests {
     }
 
     #[test]
+    fn events_go_where_the_flags_say_even_if_the_rest_is_wrong() {
+        let flags = ["--events", "stdout", "--events", "tls://192.0.2.5#siem.example", "--events-ca", "ca.pem"];
+        let events = written(&flags).unwrap().events;
+        let syslog = events.syslog.as_ref().unwrap();
+        assert!(events.stdout);
+        assert_eq!(syslog.server.to_string(), "tls://192.0.2.5:6514#siem.example");
+        assert_eq!(syslog.ca_file.as_deref(), Some(Path::new("ca.pem")));
+        let wrong = [&flags[..], &["--threads", "0"]].concat();
+        let line = Line::try_parse_from([&["dot-proxy"], &wrong[..]].concat()).unwrap();
+        assert_eq!(line.options.events_alone(), Some(events));
+    }
+
+    #[test]
     fn a_wrong_flag_is_refused_with_the_remedy() {
         for (arguments, remedy) in [
             (&["--upstream", "tls://dns.example"][..], "add #NAME"),
@@ -283,6 +355,10 @@ mod tests {
             (&["--stub", "ssock", "--upstream", "https://192.0.2.1#a.example"], "write tls://ADDRESS#NAME there"),
             (&["--stub", "doq", "--upstream", "cloudflare"], "cloudflare does not offer doq: write quad9"),
             (&["--threads", "0"], "from 1 to 64"),
+            (&["--events", "stderr"], "tls://ADDRESS[:PORT]#NAME"),
+            (&["--events", "tls://192.0.2.5"], "add #NAME"),
+            (&["--events", "tcp://192.0.2.5", "--events", "tcp://192.0.2.6"], "name one"),
+            (&["--events", "stdout", "--events-ca", "ca.pem"], "add --events tls://"),
             (&["--config", "/nonexistent"], "No such file"),
         ] {
             let error = written(arguments).unwrap_err();

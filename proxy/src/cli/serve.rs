@@ -3,13 +3,16 @@
 use std::io;
 use std::time::Duration;
 
+use dot_proxy_config::Config;
+use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 
 use super::options::Options;
 use super::{Failure, runtime};
 use crate::app::App;
-use crate::config::Resolved;
+use crate::config::{Resolved, event_settings};
+use crate::events::{Event, Events};
 use crate::logging::{self, Destination};
 use crate::memory;
 
@@ -18,8 +21,7 @@ const STARTED: Duration = Duration::from_millis(250);
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let written = options.written()?;
-    let resolved = Resolved::from_written(&written).map_err(|error| Failure::Usage(error.to_string()))?;
+    let (written, resolved) = configured(options).inspect_err(|failure| tell_refusal(options, failure))?;
     let destination = if written.events.stdout { Destination::Stderr } else { Destination::Stdout };
     logging::start(&written.log, destination);
     runtime(written.threads.0)?.block_on(async {
@@ -35,6 +37,24 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         });
         if app.run(signals.first()).await { Ok(()) } else { Err(Failure::Work("a listener ended by itself".to_owned())) }
     })
+}
+
+fn configured(options: &Options) -> Result<(Config, Resolved), Failure> {
+    let written = options.written()?;
+    let resolved = Resolved::from_written(&written).map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok((written, resolved))
+}
+
+/// Tells of a configuration that was not taken where events are to be told, if that at least can be read.
+fn tell_refusal(options: &Options, failure: &Failure) {
+    let Failure::Usage(reason) = failure else { return };
+    let settings = options.events_alone().and_then(|events| event_settings(&events).ok());
+    let (Some(settings), Ok(runtime)) = (settings, runtime(1)) else { return };
+    runtime.block_on(async {
+        let (events, carriers) = Events::start(settings, &mut Registry::default());
+        events.emit(Event::ConfigurationRefused { field: String::new(), reason: reason.clone() });
+        carriers.finish().await;
+    });
 }
 
 struct Signals {

@@ -118,3 +118,36 @@ fn query_answers_what_needs_no_upstream() {
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("localhost. 30 IN A 127.0.0.1\n"));
 }
+
+#[test]
+fn with_events_on_standard_output_nothing_else_stands_there() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dot-proxy"))
+        .args(["--host", "127.0.0.1", "--port", "0", "--admin", "127.0.0.1:0", "--log-format", "json"])
+        .args(["--upstream", "tls://127.0.0.1:1#nobody.test", "--events", "stdout"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut first).unwrap();
+    let address = field(&first, "address");
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let onion = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01x\x05onion\x00\x00\x01\x00\x01"].concat();
+    client.send_to(&onion, &address).unwrap();
+    let mut event = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut event).unwrap();
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let event: serde_json::Value = serde_json::from_str(&event).unwrap();
+    assert_eq!((&event["event"]["action"], &event["rule"]["name"]), (&"name-withheld".into(), &"special-use".into()));
+    assert_eq!(event.get("dns"), None); // names are told only where that was asked for
+}
+
+#[test]
+fn a_configuration_that_is_not_taken_is_told_as_an_event() {
+    let output = dot_proxy(&["--threads", "0", "--events", "stdout"]);
+    assert_eq!(output.status.code(), Some(2));
+    let event: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(event["event"]["action"], "configuration-refused");
+    assert!(event["error"]["message"].as_str().unwrap().starts_with("threads: "), "{event}");
+}

@@ -121,6 +121,12 @@ impl Rsyslog {
         }
     }
 
+    /// How many messages it has received so far.
+    pub fn received(&self) -> usize {
+        let octets = fs::read(self.directory.join("received")).unwrap_or_default();
+        octets.iter().filter(|octet| **octet == b'\n').count()
+    }
+
     /// All that it has received so far.
     pub fn messages(&self) -> Vec<Message> {
         let text = fs::read_to_string(self.directory.join("received")).unwrap_or_default();
