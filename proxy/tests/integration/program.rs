@@ -151,3 +151,44 @@ fn a_configuration_that_is_not_taken_is_told_as_an_event() {
     assert_eq!(event["event"]["action"], "configuration-refused");
     assert!(event["error"]["message"].as_str().unwrap().starts_with("threads: "), "{event}");
 }
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_proxy_that_has_told_its_events_sleeps() {
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("tcp://{}", collector.local_addr().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dot-proxy"))
+        .args(["--host", "127.0.0.1", "--port", "0", "--admin", "127.0.0.1:0", "--log-format", "json"])
+        .args(["--upstream", "tls://127.0.0.1:1#nobody.test", "--events", "stdout", "--events", &url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut first).unwrap();
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let onion = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01x\x05onion\x00\x00\x01\x00\x01"].concat();
+    client.send_to(&onion, field(&first, "address")).unwrap();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    let (mut told, _) = collector.accept().unwrap();
+    std::io::Read::read_exact(&mut told, &mut [0; 3]).unwrap();
+    let tasks = format!("/proc/{}/task", child.id());
+    let switches = || -> u64 {
+        let threads = std::fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path().join("status"));
+        let of = |status: std::path::PathBuf| -> u64 {
+            let status = std::fs::read_to_string(status).unwrap();
+            let lines = status.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
+            lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
+        };
+        threads.map(of).sum()
+    };
+    // Of what was told it is still seen whether it was acknowledged, and whether it happens again.
+    crate::wait::until("no thread runs for a second and a half", async || {
+        let before = switches();
+        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        switches() == before
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

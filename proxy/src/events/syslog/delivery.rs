@@ -161,13 +161,15 @@ impl Delivery {
         octets
     }
 
-    /// Counts what has been acknowledged and held for long enough; when there is no room for more, what was acknowledged.
+    /// Counts what has been acknowledged and held for long enough; when there is no room for more, half of it is made without
+    /// holding it.
     fn confirm(&mut self, wire: &dyn Wire) {
         self.looked = Instant::now();
         let acknowledged = self.acknowledged(wire);
+        let most = if self.is_full() { self.room / 2 } else { self.room };
         while let Some(sent) = self.unconfirmed.front()
             && sent.end <= acknowledged
-            && (sent.at + HOLD <= self.looked || self.is_full())
+            && (sent.at + HOLD <= self.looked || self.unconfirmed.len() > most)
         {
             self.unconfirmed.pop_front();
             self.ledger.deliver(1);
