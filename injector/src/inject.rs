@@ -258,12 +258,17 @@ fn plan(
     }
     let own = &pod.spec.dns_config;
     let resolution = Resolution::new(cluster, subject.namespace, own, warnings);
+    let mut proxy = overridden(profile.proxy_config(), &overrides);
+    if proxy.events.stdout || proxy.events.syslog.is_some() {
+        // The pod tells its own name; its namespace it does not know.
+        proxy.events.labels.add("namespace", subject.namespace);
+    }
     let config = Config {
         listen: Listen { host: [127, 0, 0, 1].into(), port: PORT, ..Listen::default() },
         admin: dot_proxy_config::Admin { address: (std::net::Ipv6Addr::UNSPECIFIED, sidecar::ADMIN_PORT).into() },
         routes: dns::routes(cluster, &profile.routes, &resolution, own, warnings),
         cluster: Some(Cluster { domain: cluster.domain.clone() }),
-        ..overridden(profile.proxy_config(), &overrides)
+        ..proxy
     };
     let resources = resources::for_sidecar(&pod.spec, &profile.resources, &overrides, subject.limits, warnings)?;
     let user = sidecar::user(&pod.spec, settings.sidecar.run_as_user)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dot_proxy_config::log::{Format, Log};
-use dot_proxy_config::{Cache, Route, Upstream};
+use dot_proxy_config::{Cache, Events, Route, Upstream};
 use serde::Deserialize;
 
 use crate::annotations::Override;
@@ -24,6 +24,8 @@ pub struct Profile {
     pub cache: Cache,
     /// How the proxy logs.
     pub log: Log,
+    /// Who is told of security events.
+    pub events: Events,
     /// What the sidecar requests and may use.
     pub resources: Resources,
     /// Which annotations the authors of pods may use.
@@ -57,6 +59,7 @@ impl Default for Profile {
             routes: Vec::new(),
             cache: Cache::default(),
             log: Log { format: Format::Json, ..Log::default() },
+            events: Events::default(),
             resources: Resources {
                 requests: BTreeMap::from([
                     ("cpu".to_owned(), Quantity::from_millis(10)),
@@ -85,6 +88,7 @@ impl Profile {
             routes: self.routes.clone(),
             cache: self.cache.clone(),
             log: self.log.clone(),
+            events: self.events.clone(),
             ..dot_proxy_config::Config::default()
         }
     }

@@ -79,6 +79,12 @@ impl Settings {
         if let Some(upstream) = value.pointer_mut("/profile/upstream").and_then(|value| value.as_object_mut()) {
             upstream.retain(|name, value| name != "ca" || value.as_str() != Some(""));
         }
+        if let Some(events) = value.pointer_mut("/profile/events").and_then(|value| value.as_object_mut()) {
+            events.retain(|name, value| name != "syslog" || value["server"].as_str() != Some(""));
+            if let Some(syslog) = events.get_mut("syslog").and_then(|value| value.as_object_mut()) {
+                syslog.retain(|name, value| name != "ca" || value.as_str() != Some(""));
+            }
+        }
         let settings: Self =
             serde_path_to_error::deserialize(value).map_err(|error| match error.path().to_string() {
                 path if path == "." => SettingsError(error.inner().to_string()),
@@ -109,6 +115,16 @@ impl Settings {
                 "a pod has no such files: only a proxy that runs alone can",
             );
         }
+        if let Some(syslog) = &self.profile.events.syslog {
+            if syslog.ca_file.is_some() {
+                let message = "a pod has no such file: write the certificates into events.syslog.ca";
+                return at("profile.events.syslog.caFile", message);
+            }
+            if syslog.client_certificate.is_some() {
+                let message = "a pod has no such files: only a proxy that runs alone can";
+                return at("profile.events.syslog.clientCertificate", message);
+            }
+        }
         for (part, amounts) in
             [("requests", &self.profile.resources.requests), ("limits", &self.profile.resources.limits)]
         {
@@ -132,7 +148,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use dot_proxy_config::{Upstream, log::Format};
+    use dot_proxy_config::{Events, Upstream, log::Format};
 
     use super::*;
     use crate::annotations::Override;
@@ -158,6 +174,7 @@ profile:
   routes: [{suffixes: [corp.example], servers: ["udp://192.0.2.1"]}]
   cache: {minTtlSeconds: 0, maxTtlSeconds: 86400, staleSeconds: 86400, prefetch: true}
   log: {format: json, level: info}
+  events: {stdout: false, syslog: {server: "", ca: ""}, names: false, buffer: 1024, labels: {}}
   resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 64Mi}}
   annotations: {allowed: [upstream, log-level]}
   optOut: false
@@ -166,6 +183,7 @@ profile:
         .unwrap();
         assert_eq!(settings.sidecar.run_as_user, None);
         assert_eq!(settings.sidecar.image_pull_policy, PullPolicy::Never);
+        assert_eq!(settings.profile.events, Events::default());
         assert_eq!(settings.profile.annotations.allowed, [Override::Upstream, Override::LogLevel]);
         assert!(!settings.profile.opt_out);
     }
@@ -186,6 +204,16 @@ profile:
                 "profile: {upstream: {clientCertificate: {certificateFile: /c, keyFile: /k}}}",
                 "profile.upstream.clientCertificate: ",
                 "runs alone",
+            ),
+            (
+                "profile: {events: {syslog: {server: \"tls://192.0.2.5#a\", caFile: /x}}}",
+                "profile.events.syslog.caFile: ",
+                "events.syslog.ca",
+            ),
+            (
+                "profile: {events: {names: true, syslog: {server: \"tcp://192.0.2.5\", ca: \"\"}}}",
+                "profile.events.names: ",
+                "in the clear",
             ),
             ("profile: {resources: {limits: {gpu: 1}}}", "profile.resources.limits.gpu: ", "cpu, memory"),
             (

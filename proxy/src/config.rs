@@ -138,12 +138,19 @@ fn tools(written: &Config, trust: &Trust) -> Result<(Option<Tool>, Option<Tool>)
 /// Who is told of events; by itself, since it is also told there that the rest cannot be used.
 pub fn event_settings(written: &dot_proxy_config::Events) -> Result<events::Settings, ConfigError> {
     Ok(events::Settings {
+        host: host_name(),
         stdout: written.stdout,
         syslog: written.syslog.as_ref().map(collector).transpose()?,
         names: written.names,
         buffer: usize::try_from(written.buffer).unwrap_or(usize::MAX),
         labels: written.labels.clone(),
     })
+}
+
+/// The host's name; in a pod that is the pod's. Read with the other files: later the process may have no way to them.
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| fs::read_to_string("/etc/hostname"));
+    name.map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
 fn default_cache_budget() -> u64 {

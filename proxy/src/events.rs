@@ -22,7 +22,6 @@ mod teller;
 mod timestamp;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -49,6 +48,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Who is told of events.
 #[derive(Default)]
 pub struct Settings {
+    /// The host's name, for each event.
+    pub host: String,
     /// Whether standard output is.
     pub stdout: bool,
     /// The collector that is.
@@ -103,11 +104,10 @@ impl Events {
 
     /// Starts who carries events to these destinations, on the runtime that this is called on; without any, nothing is.
     pub fn start(settings: Settings, registry: &mut Registry) -> (Self, Carriers) {
-        let Settings { stdout, syslog, names, buffer, labels } = settings;
+        let Settings { host, stdout, syslog, names, buffer, labels } = settings;
         if !stdout && syslog.is_none() {
             return Default::default();
         }
-        let host = host_name();
         let writer = Arc::new(Writer::new(&host, &labels, names));
         let hub = Arc::new(Hub { writer: Arc::clone(&writer), pending: Mutex::default(), changed: Notify::new() });
         let events = Self { hub: Some(Arc::clone(&hub)) };
@@ -198,10 +198,4 @@ impl Pending {
             self.lost += 1;
         }
     }
-}
-
-/// The host's name; in a pod that is the pod's.
-fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| fs::read_to_string("/etc/hostname"));
-    name.map(|name| name.trim().to_owned()).unwrap_or_default()
 }

@@ -54,6 +54,8 @@ fn a_value_that_does_not_exist_or_cannot_be_meant_is_refused_by_name() {
         ("profile.upstream.servers={udp://192.0.2.1}", "servers"),
         ("profile.upstream.servers={tls://192.0.2.1}", "servers"),
         ("profile.log.level=loud", "level"),
+        ("profile.events.syslog.server=tls://192.0.2.5", "server"),
+        ("profile.events.buffer=1", "buffer"),
         ("webhook.annotated.failurePolicy=fail", "failurePolicy"),
         ("webhook.timeoutSeconds=31", "timeoutSeconds"),
         ("sidecar.image.digest=abc", "digest"),
@@ -183,6 +185,10 @@ fn the_configuration_holds_what_the_values_say_and_leaves_out_what_is_empty() {
         injector_config(&["--set", "profile.cache.size=4Mi", "--set-string", "profile.upstream.ca=PEM\nPEM\n"]);
     assert_eq!(config["profile"]["cache"]["size"], "4Mi");
     assert_eq!(config["profile"]["upstream"]["ca"], "PEM\nPEM\n");
+    let silent = json!({"stdout": false, "names": false, "buffer": 1024, "labels": {}});
+    assert_eq!(config["profile"]["events"], silent);
+    let config = injector_config(&["--set", "profile.events.syslog.server=tls://192.0.2.5#siem.example"]);
+    assert_eq!(config["profile"]["events"]["syslog"], json!({"server": "tls://192.0.2.5#siem.example"}));
 }
 
 #[test]

@@ -254,6 +254,15 @@ fn annotations_that_change_nothing_without_asking_earn_a_warning() {
 }
 
 #[test]
+fn events_tell_the_namespace_that_the_pod_does_not_know_where_anybody_is_told() {
+    assert_eq!(proxy_config(&injected(&asking(json!({})))).events, dot_proxy_config::Events::default());
+    let settings = settings("profile: {events: {stdout: true, labels: {team: a}}}");
+    let events = proxy_config(&injected_with(&asking(json!({})), &settings, &[])).events;
+    assert!(events.stdout);
+    assert_eq!(events.labels.iter().collect::<Vec<_>>(), [("namespace", NAMESPACE), ("team", "a")]);
+}
+
+#[test]
 fn a_pod_may_decline_what_its_namespace_asks_for_unless_the_profile_forbids_it() {
     let pod = pod(json!({"dot-sidecar.io/inject": "false"}), json!({"hostNetwork": true}));
     assert_eq!(decide_in_asking_namespace(&pod).decision, Decision::Skip(Skip::OptedOut));
