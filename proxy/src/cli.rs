@@ -43,7 +43,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Look a name up once, by the same configuration, and print the answer
-    Query(query::Query),
+    Query(Box<query::Query>),
     /// Say whether a configuration file can be used, and what it means
     CheckConfig(check_config::CheckConfig),
     /// Ask a running proxy on this machine whether it is up (a container's startup probe)

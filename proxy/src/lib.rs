@@ -11,7 +11,7 @@
 //!
 //! `wire`, `policy`, `cache` and `router` know no socket and no clock. Stages never call each other: `resolve` calls
 //! them. `listener` knows `resolve`; only `app` knows all. `config` turns what was written into what is run, `cli` is the
-//! command line, `admin` serves health and metrics.
+//! command line, `admin` serves health and metrics, `events` tells a SIEM what the others hand in.
 
 pub mod admin;
 pub mod app;

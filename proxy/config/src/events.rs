@@ -192,7 +192,7 @@ mod tests {
         for (name, text) in [("", ""), ("a.b", ""), ("a", "line\nbreak"), ("a", &"x".repeat(254))] {
             assert!(one(name, text).is_err(), "{name:?} {text:?}");
         }
-        let many = (0..17).map(|index| (format!("n{index}"), String::new())).collect();
-        assert!(Labels::try_from(many as BTreeMap<_, _>).unwrap_err().to_string().contains("keep 16"));
+        let many: BTreeMap<_, _> = (0..17).map(|index| (format!("n{index}"), String::new())).collect();
+        assert!(Labels::try_from(many).unwrap_err().to_string().contains("keep 16"));
     }
 }
