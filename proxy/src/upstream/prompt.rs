@@ -20,6 +20,11 @@ impl Prompt {
     pub fn from(stream: TcpStream) -> Self {
         Self(stream)
     }
+
+    /// The connection itself.
+    pub fn get_ref(&self) -> &TcpStream {
+        &self.0
+    }
 }
 
 impl AsyncRead for Prompt {

@@ -75,7 +75,7 @@ impl Wire for TcpStream {
 
 impl Wire for Connected {
     fn socket(&self) -> &TcpStream {
-        self.get_ref().0.get_ref()
+        self.get_ref().0.get_ref().get_ref()
     }
 }
 
