@@ -99,6 +99,7 @@ impl App {
     pub fn bind(mut config: Resolved) -> Result<Self, BindError> {
         let mut registry = Registry::with_prefix("dot_proxy");
         register_build(&mut registry);
+        config.confined.register(&mut registry);
         let (listen, admin_address) = (config.listen, config.admin);
         let (threads, connections, deadline) = (config.threads, config.connections, config.deadline);
         let (events, carriers) = Events::start(std::mem::take(&mut config.events), &mut registry);

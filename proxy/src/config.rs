@@ -14,6 +14,7 @@ use dot_proxy_config::{Config, ConfigError, Protocol, Strategy};
 use self::transports::Common;
 use self::trust::{Trust, collector};
 use crate::clients::Access;
+use crate::confine::InForce;
 use crate::events;
 use crate::policy::Policy;
 use crate::router::{GroupIndex, Router};
@@ -29,6 +30,10 @@ const CACHE_SHARE: u64 = 4;
 
 /// More cache than a pod can use.
 const CACHE_MOST: u64 = 64 << 20;
+
+/// Where cgroup v2 and v1 tell the container's memory limit.
+pub(crate) const MEMORY_LIMIT_FILES: [&str; 2] =
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 
 /// The configuration that is run.
 pub struct Resolved {
@@ -62,6 +67,8 @@ pub struct Resolved {
     pub in_flight: usize,
     /// Who is told of what a security team wants to know.
     pub events: events::Settings,
+    /// What the process has given up.
+    pub confined: InForce,
 }
 
 /// A group to be made: its name, its strategy, and its servers with their URLs.
@@ -113,6 +120,7 @@ impl Resolved {
             deadline: Duration::from_millis(written.query.deadline_milliseconds.into()),
             in_flight: usize::try_from(written.query.in_flight).unwrap_or(usize::MAX),
             events: event_settings(&written.events)?,
+            confined: InForce::default(),
         })
     }
 }
@@ -161,7 +169,7 @@ fn default_cache_budget() -> u64 {
 fn container_memory_limit() -> Option<u64> {
     /// cgroup v1 says "no limit" by a number near 2^63.
     const NO_LIMIT: u64 = 1 << 50;
-    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+    MEMORY_LIMIT_FILES
         .iter()
         .find_map(|path| fs::read_to_string(Path::new(path)).ok())
         .and_then(|text| text.trim().parse().ok())

@@ -11,7 +11,8 @@
 //!
 //! `wire`, `policy`, `cache` and `router` know no socket and no clock. Stages never call each other: `resolve` calls
 //! them. `listener` knows `resolve`; only `app` knows all. `config` turns what was written into what is run, `cli` is the
-//! command line, `admin` serves health and metrics, `events` tells a SIEM what the others hand in.
+//! command line, `admin` serves health and metrics, `events` tells a SIEM what the others hand in, `confine` gives up after the
+//! start what is not needed.
 
 pub mod admin;
 pub mod app;
@@ -19,6 +20,7 @@ pub mod cache;
 pub mod cli;
 pub mod clients;
 pub mod config;
+pub mod confine;
 pub mod datagrams;
 pub mod events;
 pub mod listener;

@@ -36,7 +36,16 @@ pub struct Config {
     /// Who is told what a security team wants to know.
     #[serde(skip_serializing_if = "Events::are_default")]
     pub events: Events,
+    /// Whether the proxy gives up after its start what answering queries does not need: running programs, writing files,
+    /// reading others than those beside the configured ones, being traced. Without it a debugger can be used.
+    #[serde(skip_serializing_if = "Confinement::is_usual")]
+    pub confinement: Confinement,
 }
+
+/// Whether the proxy gives up after its start what it does not need; true unless said otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Confinement(pub bool);
 
 /// Where queries are taken, and from whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -170,6 +179,18 @@ impl Default for Admin {
 impl Default for Threads {
     fn default() -> Self {
         Self(1)
+    }
+}
+
+impl Default for Confinement {
+    fn default() -> Self {
+        Self(true)
+    }
+}
+
+impl Confinement {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
     }
 }
 

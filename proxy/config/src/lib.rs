@@ -29,7 +29,9 @@ mod text;
 
 pub use certificates::CaCertificates;
 pub use collector::Collector;
-pub use config::{Admin, Cache, ClientCertificate, Cluster, Config, Listen, Query, Route, Threads, Upstream};
+pub use config::{
+    Admin, Cache, ClientCertificate, Cluster, Config, Confinement, Listen, Query, Route, Threads, Upstream,
+};
 pub use error::{ConfigError, ParseError};
 pub use events::{Events, Labels, Syslog};
 pub use http_method::HttpMethod;

@@ -37,6 +37,9 @@ impl CheckConfig {
         };
         println!("  keeps answers in {} bytes, and gives them {stale}", resolved.cache_budget);
         println!("  gives a query {:?}, and {} queries at once", resolved.deadline, resolved.in_flight);
+        if !written.confinement.0 {
+            println!("  is not confined: it keeps the rights that it is started with");
+        }
         Ok(())
     }
 }

@@ -189,6 +189,11 @@ impl Options {
         }
     }
 
+    /// The configuration's file, if there is one.
+    pub(super) fn config_file(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     fn apply_to(&self, config: &mut Config) {
         if let Some(host) = self.host {
             config.listen.host = host;

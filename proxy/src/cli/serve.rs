@@ -12,6 +12,7 @@ use super::options::Options;
 use super::{Failure, runtime};
 use crate::app::App;
 use crate::config::{Resolved, event_settings};
+use crate::confine::Confinement;
 use crate::events::{Event, Events};
 use crate::logging::{self, Destination};
 use crate::memory;
@@ -21,9 +22,14 @@ const STARTED: Duration = Duration::from_millis(250);
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let (written, resolved) = configured(options).inspect_err(|failure| tell_refusal(options, failure))?;
+    let (written, mut resolved) = configured(options).inspect_err(|failure| tell_refusal(options, failure))?;
     let destination = if written.events.stdout { Destination::Stderr } else { Destination::Stdout };
     logging::start(&written.log, destination);
+    // All files are read; and from here on there may be threads.
+    if written.confinement.0 {
+        resolved.confined = Confinement::for_config(&written, options.config_file()).apply();
+    }
+    let confined = resolved.confined.clone();
     runtime(written.threads.0)?.block_on(async {
         let work = |error: &dyn std::fmt::Display| Failure::Work(error.to_string());
         let signals = Signals::listen().map_err(|error| work(&error))?;
@@ -31,6 +37,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         let (address, admin) = (app.address().map_err(|error| work(&error))?, app.admin_address().map_err(|error| work(&error))?);
         let upstreams: Vec<_> = written.upstream.servers.iter().map(ToString::to_string).collect();
         info!(version = env!("CARGO_PKG_VERSION"), %address, %admin, upstreams = upstreams.join(", "), "taking queries");
+        confined.log();
         tokio::spawn(async {
             tokio::time::sleep(STARTED).await;
             memory::let_go();

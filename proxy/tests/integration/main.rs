@@ -23,6 +23,7 @@ mod wait;
 // The tests.
 mod bounds;
 mod caching;
+mod confinement;
 mod connection_faults;
 mod connections;
 mod differential;

@@ -26,7 +26,7 @@ fn started() -> (Child, String) {
 }
 
 /// A value in a line of JSON log.
-fn field(line: &str, name: &str) -> String {
+pub fn field(line: &str, name: &str) -> String {
     let rest = line.split_once(&format!("\"{name}\":\"")).unwrap_or_else(|| panic!("no {name} in {line}")).1;
     rest.split_once('"').unwrap().0.to_owned()
 }

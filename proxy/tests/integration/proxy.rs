@@ -60,13 +60,7 @@ impl Proxy {
 
     /// Asks the admin endpoint: status and body.
     pub async fn admin(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await.unwrap();
-        let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
+        admin(self.admin, path).await
     }
 
     /// The sum of a counter over all its labels.
@@ -98,4 +92,15 @@ impl Proxy {
         self.stop.send(()).unwrap();
         self.running.await.unwrap()
     }
+}
+
+/// Asks a proxy's admin endpoint: status and body.
+pub async fn admin(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
 }

@@ -90,7 +90,7 @@ impl Drop for Unbound {
 }
 
 /// Chosen by the system and free a moment ago: nobody else takes it by chance.
-async fn free_address() -> SocketAddr {
+pub async fn free_address() -> SocketAddr {
     udp_and_tcp().await.1.local_addr().unwrap()
 }
 

@@ -68,6 +68,7 @@ fn an_error_names_the_path_of_the_field_and_the_remedy() {
         ),
         ("cache: {staleSeconds: 604801}", "cache.staleSeconds: ", "from 0 to 604800"),
         ("cache: {prefetch: 1}", "cache.prefetch: ", "expected a boolean"),
+        ("confinement: loose", "confinement: ", "expected a boolean"),
         ("query: {inFlight: 0}", "query.inFlight: ", "from 1 to 65536"),
         ("events: {syslog: {server: \"tls://192.0.2.5\"}}", "events.syslog.server: ", "add #NAME"),
         ("events: {syslog: {}}", "events.syslog: ", "server"),
@@ -90,6 +91,15 @@ fn an_error_names_the_path_of_the_field_and_the_remedy() {
 }
 
 #[test]
+fn confinement_is_left_out_by_false_or_off_and_by_nothing_else() {
+    for (text, expected) in
+        [("{}", true), ("confinement: on", true), ("confinement: false", false), ("confinement: off", false)]
+    {
+        assert_eq!(Config::from_yaml(text).unwrap().confinement, Confinement(expected), "{text}");
+    }
+}
+
+#[test]
 fn text_that_is_no_yaml_is_refused_with_its_place() {
     let error = refused("listen: {host: 127.0.0.1\n");
     assert!(error.starts_with("not readable as YAML or JSON"), "{error}");
@@ -108,6 +118,7 @@ fn a_configuration_written_as_json_reads_back_the_same() {
         Some(ClientCertificate { certificate_file: "/etc/tls.crt".into(), key_file: "/etc/tls.key".into() });
     config.cluster = Some(Cluster { domain: "cluster.local".parse().unwrap() });
     config.cache.size = Some(ByteSize::from_bytes(4 << 20));
+    config.confinement = Confinement(false);
     assert_eq!(Config::from_yaml(&config.to_json()), Ok(config));
 }
 
