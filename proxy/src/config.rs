@@ -6,7 +6,7 @@ mod trust;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dot_proxy_config::{Config, ConfigError, Protocol, Strategy};
@@ -67,6 +67,8 @@ pub struct Resolved {
     pub in_flight: usize,
     /// Who is told of what a security team wants to know.
     pub events: events::Settings,
+    /// The program that asks servers, if one does.
+    pub program: Option<PathBuf>,
     /// What the process has given up.
     pub confined: InForce,
 }
@@ -89,6 +91,7 @@ impl Resolved {
         let (protocol, method) = (written.upstream.protocol, written.upstream.http_method);
         let idle = Duration::from_secs(written.upstream.idle_seconds.into());
         let (tool, routed_tool) = tools(written, &trust)?;
+        let program = tool.as_ref().map(|tool| tool.executable().to_owned());
         let upstream = Common { tls: trust.upstream, protocol, method, tool, idle };
         let routed = Common { tls: trust.routes, protocol, method, tool: routed_tool, idle };
         let mut groups = vec![GroupServers {
@@ -120,6 +123,7 @@ impl Resolved {
             deadline: Duration::from_millis(written.query.deadline_milliseconds.into()),
             in_flight: usize::try_from(written.query.in_flight).unwrap_or(usize::MAX),
             events: event_settings(&written.events)?,
+            program,
             confined: InForce::default(),
         })
     }
@@ -215,7 +219,7 @@ mod tests {
     }
 
     /// A file of this test process alone, removed when dropped.
-    struct File(std::path::PathBuf);
+    struct File(PathBuf);
 
     impl File {
         fn holding(name: &str, text: &str) -> Self {

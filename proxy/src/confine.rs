@@ -8,6 +8,8 @@
 //!                                     └─► seccomp                system calls that nothing here makes
 //! ```
 //!
+//! Where a program asks the servers (curl, kdig), that one can be run still, and read the system's libraries and settings.
+//!
 //! Each holds by itself. What a kernel does not have is left out, said once in the log, and told by a metric: an old kernel
 //! is no reason for a pod to have no DNS. All but the core's limit cannot be undone, and hold for every thread, because
 //! [`Confinement::apply`] is called before there is a second one.
@@ -20,6 +22,7 @@ mod platform;
 #[cfg(target_os = "linux")]
 #[path = "confine/linux.rs"]
 mod platform;
+mod program;
 #[cfg(target_os = "linux")]
 mod seccomp;
 #[cfg(target_os = "linux")]
@@ -43,7 +46,12 @@ pub struct Confinement {
     readable: Vec<PathBuf>,
     /// Ports that may be listened on by TCP; any if one of them is 0, which the system chooses.
     tcp_ports: Vec<u16>,
+    /// Files that may be run.
+    programs: Vec<PathBuf>,
 }
+
+/// Where the programs that ask find their libraries and settings.
+const SYSTEM_DIRECTORIES: [&str; 5] = ["/usr", "/lib", "/lib64", "/etc", "/opt"];
 
 /// What was given up, and what the kernel did not have.
 #[derive(Debug, Clone, Default)]
@@ -88,8 +96,9 @@ impl Measure {
 
 impl Confinement {
     /// What a configuration, read from this file if from any, needs: to read the directories of the files that it names,
-    /// because files are replaced and links exchanged when a volume changes, and to listen where it says.
-    pub fn for_config(written: &Config, config_file: Option<&Path>) -> Self {
+    /// because files are replaced and links exchanged when a volume changes; to listen where it says; and to run the
+    /// program that asks servers, if one does, with what interprets it and what programs of this system read.
+    pub fn for_config(written: &Config, config_file: Option<&Path>, program: Option<&Path>) -> Self {
         let upstream = &written.upstream;
         let certificate = upstream.client_certificate.as_ref();
         let files = [
@@ -100,9 +109,13 @@ impl Confinement {
         ];
         let mut readable: Vec<_> = files.into_iter().flatten().flat_map(places_of).collect();
         readable.extend(MEMORY_LIMIT_FILES.map(PathBuf::from));
+        let programs = program.map(program::files_to_run).unwrap_or_default();
+        if !programs.is_empty() {
+            readable.extend(SYSTEM_DIRECTORIES.map(PathBuf::from));
+        }
         readable.sort();
         readable.dedup();
-        Self { readable, tcp_ports: vec![written.listen.port, written.admin.address.port()] }
+        Self { readable, tcp_ports: vec![written.listen.port, written.admin.address.port()], programs }
     }
 
     /// Gives up all else, for good. To be called while the process has one thread: those started later inherit it.
@@ -161,7 +174,7 @@ mod tests {
     use super::*;
 
     fn readable(yaml: &str, config_file: &str) -> Vec<PathBuf> {
-        Confinement::for_config(&Config::from_yaml(yaml).unwrap(), Some(Path::new(config_file))).readable
+        Confinement::for_config(&Config::from_yaml(yaml).unwrap(), Some(Path::new(config_file)), None).readable
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     logging::start(&written.log, destination);
     // All files are read; and from here on there may be threads.
     if written.confinement.0 {
-        resolved.confined = Confinement::for_config(&written, options.config_file()).apply();
+        let program = resolved.program.as_deref();
+        resolved.confined = Confinement::for_config(&written, options.config_file(), program).apply();
     }
     let confined = resolved.confined.clone();
     runtime(written.threads.0)?.block_on(async {

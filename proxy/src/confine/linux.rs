@@ -10,7 +10,7 @@ pub(super) fn apply(measure: Measure, confinement: &Confinement) -> io::Result<(
         Measure::Undumpable => system::set_undumpable(),
         Measure::NoCore => system::set_no_core(),
         Measure::NoNewPrivileges => system::set_no_new_privileges(),
-        Measure::Landlock => landlock::restrict(&confinement.readable, &confinement.tcp_ports),
-        Measure::Seccomp => system::install_filter(&seccomp::filter()?),
+        Measure::Landlock => landlock::restrict(confinement),
+        Measure::Seccomp => system::install_filter(&seccomp::filter(!confinement.programs.is_empty())?),
     }
 }

@@ -33,15 +33,17 @@ const NATIVE: Option<u32> = None;
 /// The newest call that was looked at: file_setattr, of Linux 6.17. Above it, those of x32 included, there is none.
 const NEWEST: c_long = 469;
 
-/// Those that Linux has no name for yet in our bindings.
+/// Those that our bindings have no name for, on every platform.
+const FCHMODAT2: c_long = 452;
 const OPEN_TREE_ATTR: c_long = 467;
 const FILE_SETATTR: c_long = 469;
+
+/// Running programs. These end the process, unless a program is to be run; then landlock says which.
+const PROGRAMS: &[c_long] = &[libc::SYS_execve, libc::SYS_execveat];
 
 /// These end the process.
 #[rustfmt::skip]
 const NEVER: &[c_long] = &[
-    // programs
-    libc::SYS_execve, libc::SYS_execveat,
     // other processes' memory and descriptors
     libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_process_madvise,
     libc::SYS_pidfd_getfd, libc::SYS_kcmp,
@@ -74,26 +76,36 @@ const REFUSED: &[c_long] = &[
     libc::SYS_personality, libc::SYS_move_pages, libc::SYS_migrate_pages, libc::SYS_name_to_handle_at,
     libc::SYS_shmget, libc::SYS_shmat, libc::SYS_shmctl, libc::SYS_msgget, libc::SYS_semget, libc::SYS_mq_open,
     // what landlock leaves open of a file: its owner, mode, times and attributes
-    libc::SYS_fchmod, libc::SYS_fchmodat, libc::SYS_fchmodat2, libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_utimensat,
+    libc::SYS_fchmod, libc::SYS_fchmodat, FCHMODAT2, libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_utimensat,
     libc::SYS_setxattr, libc::SYS_lsetxattr, libc::SYS_fsetxattr, libc::SYS_removexattr, libc::SYS_lremovexattr,
     libc::SYS_fremovexattr, FILE_SETATTR,
-    // signals and handles that could be another process's
+];
+
+/// Signals to and handles of what could be another process. Refused, unless a program is to be run.
+#[rustfmt::skip]
+const PROCESSES: &[c_long] = &[
     libc::SYS_tkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo, libc::SYS_pidfd_send_signal,
     libc::SYS_pidfd_open, libc::SYS_process_mrelease,
 ];
 
 /// These too, where they exist: younger platforms have the calls above alone.
 #[cfg(target_arch = "x86_64")]
-#[rustfmt::skip]
-const REFUSED_HERE: &[c_long] = &[
-    libc::SYS_fork, libc::SYS_vfork, libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown, libc::SYS_utime, libc::SYS_utimes,
-    libc::SYS_futimesat,
-];
+const REFUSED_HERE: &[c_long] =
+    &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown, libc::SYS_utime, libc::SYS_utimes, libc::SYS_futimesat];
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[c_long] = &[];
 
+/// So with making processes; unless a program is to be run.
+#[cfg(target_arch = "x86_64")]
+const FORKS: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const FORKS: &[c_long] = &[];
+
 /// Sockets that DNS and its transports have a use for; pairs of Unix sockets are made by another call.
 const FAMILIES: [c_int; 2] = [libc::AF_INET, libc::AF_INET6];
+
+/// Those that programs look for names and addresses with, beside.
+const FAMILIES_OF_PROGRAMS: [c_int; 2] = [libc::AF_UNIX, libc::AF_NETLINK];
 
 /// New namespaces, among the flags of clone: CLONE_NEWNS, …CGROUP, …UTS, …IPC, …USER, …PID, …NET.
 const NEW_NAMESPACES: c_int = 0x7e02_0000;
@@ -117,8 +129,8 @@ impl Verdict {
     }
 }
 
-/// The filter for this process; an error on a platform for which there is none.
-pub(super) fn filter() -> io::Result<Vec<sock_filter>> {
+/// The filter for this process, which is to run programs or not; an error on a platform for which there is none.
+pub(super) fn filter(runs_programs: bool) -> io::Result<Vec<sock_filter>> {
     let native = NATIVE.ok_or(io::ErrorKind::Unsupported)?;
     let mut filter = Filter::default();
     filter.load(ARCHITECTURE);
@@ -127,29 +139,15 @@ pub(super) fn filter() -> io::Result<Vec<sock_filter>> {
     filter.when_above(number(NEWEST), Verdict::Refuse(libc::ENOSYS));
     // Its flags are in memory, where a filter cannot look; the C library uses clone then.
     filter.when(number(libc::SYS_clone3), Verdict::Refuse(libc::ENOSYS));
-    // Threads, but no processes.
-    filter.on_argument(libc::SYS_clone, 0, |filter| {
-        filter.when_bits(NEW_NAMESPACES.unsigned_abs(), Verdict::Refuse(libc::EPERM));
-        filter.when_bits(libc::CLONE_THREAD.unsigned_abs(), Verdict::Allow);
-        filter.push(Verdict::Refuse(libc::EPERM).instruction());
-    });
-    for call in [libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_pkey_mprotect] {
-        // No code but the program's own.
-        filter.on_argument(call, 2, |filter| {
-            filter.when_bits(libc::PROT_EXEC.unsigned_abs(), Verdict::Refuse(libc::EPERM));
+    if runs_programs {
+        filter.on_argument(libc::SYS_clone, 0, |filter| {
+            filter.when_bits(NEW_NAMESPACES.unsigned_abs(), Verdict::Refuse(libc::EPERM));
             filter.push(Verdict::Allow.instruction());
         });
-    }
-    filter.on_argument(libc::SYS_socket, 0, |filter| {
-        FAMILIES.iter().for_each(|family| filter.when(family.unsigned_abs(), Verdict::Allow));
-        filter.push(Verdict::Refuse(libc::EAFNOSUPPORT).instruction());
-    });
-    for call in [libc::SYS_kill, libc::SYS_tgkill] {
-        // A panic that ends the process does so by a signal to itself.
-        filter.on_argument(call, 0, |filter| {
-            filter.when(std::process::id(), Verdict::Allow);
-            filter.push(Verdict::Refuse(libc::EPERM).instruction());
-        });
+        filter.allow_sockets(&[&FAMILIES[..], &FAMILIES_OF_PROGRAMS].concat());
+    } else {
+        filter.refuse_what_programs_need();
+        filter.allow_sockets(&FAMILIES);
     }
     NEVER.iter().chain(NEVER_HERE).for_each(|call| filter.when(number(*call), Verdict::EndProcess));
     REFUSED.iter().chain(REFUSED_HERE).for_each(|call| filter.when(number(*call), Verdict::Refuse(libc::EPERM)));
@@ -172,6 +170,37 @@ fn instruction(code: u32, value: u32) -> sock_filter {
 struct Filter(Vec<sock_filter>);
 
 impl Filter {
+    /// Threads, but no processes; no code but the program's own; signals to itself alone.
+    fn refuse_what_programs_need(&mut self) {
+        self.on_argument(libc::SYS_clone, 0, |filter| {
+            filter.when_bits(NEW_NAMESPACES.unsigned_abs(), Verdict::Refuse(libc::EPERM));
+            filter.when_bits(libc::CLONE_THREAD.unsigned_abs(), Verdict::Allow);
+            filter.push(Verdict::Refuse(libc::EPERM).instruction());
+        });
+        for call in [libc::SYS_mmap, libc::SYS_mprotect, libc::SYS_pkey_mprotect] {
+            self.on_argument(call, 2, |filter| {
+                filter.when_bits(libc::PROT_EXEC.unsigned_abs(), Verdict::Refuse(libc::EPERM));
+                filter.push(Verdict::Allow.instruction());
+            });
+        }
+        for call in [libc::SYS_kill, libc::SYS_tgkill] {
+            // A panic that ends the process does so by a signal to itself.
+            self.on_argument(call, 0, |filter| {
+                filter.when(std::process::id(), Verdict::Allow);
+                filter.push(Verdict::Refuse(libc::EPERM).instruction());
+            });
+        }
+        PROGRAMS.iter().for_each(|call| self.when(number(*call), Verdict::EndProcess));
+        PROCESSES.iter().chain(FORKS).for_each(|call| self.when(number(*call), Verdict::Refuse(libc::EPERM)));
+    }
+
+    fn allow_sockets(&mut self, families: &[c_int]) {
+        self.on_argument(libc::SYS_socket, 0, |filter| {
+            families.iter().for_each(|family| filter.when(family.unsigned_abs(), Verdict::Allow));
+            filter.push(Verdict::Refuse(libc::EAFNOSUPPORT).instruction());
+        });
+    }
+
     fn push(&mut self, instruction: sock_filter) {
         self.0.push(instruction);
     }

@@ -165,6 +165,11 @@ impl Tool {
         Ok(Self { shared: Arc::new(Shared { program, executable, roots, identity, pins, gnutls, slots }) })
     }
 
+    /// The program's file.
+    pub fn executable(&self) -> &Path {
+        &self.shared.executable
+    }
+
     /// What asks this server, over HTTPS by this method; `None` for a server of a transport that the program is not used for.
     pub fn asking(&self, server: &Server, method: HttpMethod) -> Option<Command> {
         match (self.shared.program, server) {

@@ -19,8 +19,9 @@ use self::started::{Directory, Started, command, without_rights};
 use crate::authority::Authority;
 use crate::client::{ask, ask_over_tcp, message};
 use crate::proxy::admin;
+use crate::quic_server::{Act, QuicServer};
 use crate::server::Server;
-use crate::unbound::free_address;
+use crate::unbound::{Unbound, free_address};
 
 /// A configuration with its CA in a file beside it.
 async fn configuration(
@@ -142,6 +143,49 @@ async fn what_answering_does_not_need_is_refused_and_what_it_needs_is_not() {
         "call what is newer: ENOSYS",
     ];
     assert_eq!(outcomes, expected);
+}
+
+#[tokio::test]
+async fn where_a_program_asks_that_one_is_run_and_no_other() {
+    let directory = Directory::new();
+    let config =
+        directory.file("config.yaml", "upstream: {protocol: kdig, servers: [\"tls://127.0.0.1:1#nobody.test\"]}");
+    let expected = [
+        "run kdig: done",
+        "run another: EACCES",
+        "read a process: EACCES",
+        "write beside: EACCES",
+        "fork into a namespace: EPERM",
+        "signal the parent: EPERM",
+    ];
+    assert_eq!(Attempt::of("programs", &config, "127.0.0.1:1".parse().unwrap()).lines(), expected);
+}
+
+#[tokio::test]
+async fn every_transport_works_confined() {
+    let authority = Authority::new();
+    let zone = "$ORIGIN example.com.\n$TTL 300\n@ SOA ns hostmaster 1 2 3 4 300\n@ NS ns\n* A 192.0.2.7\n";
+    let resolver = Unbound::serving("example.com.", zone, &authority).await;
+    let quic = QuicServer::that(&authority, |_, _| Act::Answer);
+    for (protocol, url) in [
+        ("dot", resolver.url()),
+        ("doh", resolver.https_url()),
+        ("doq", quic.url()),
+        ("kdig", resolver.url()),
+        ("curl", resolver.https_url()),
+    ] {
+        let directory = Directory::new();
+        let ca = directory.file("ca.pem", &authority.pem());
+        let upstream = format!("{{servers: [\"{url}\"], protocol: {protocol}, caFile: {}}}", ca.display());
+        let (own, admin) = (free_address().await, free_address().await);
+        let listen = format!("listen: {{host: 127.0.0.1, port: {}}}\nadmin: {{address: \"{admin}\"}}", own.port());
+        let config = directory.file("config.yaml", &format!("{listen}\nupstream: {upstream}\n"));
+        let mut proxy = Started::by(command(&directory, &config));
+        let line = proxy.line();
+        assert!(line.contains("\"confined\""), "{protocol}: {line}");
+        let reply = ask(proxy.address, "www.example.com").await;
+        assert_eq!(reply.answers.len(), 1, "{protocol}: {reply}");
+    }
 }
 
 #[tokio::test]

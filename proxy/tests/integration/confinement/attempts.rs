@@ -12,6 +12,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use dot_proxy::config::Resolved;
 use dot_proxy::confine::Confinement;
 use dot_proxy_config::Config;
 use socket2::{Domain, Socket, Type};
@@ -92,13 +93,26 @@ fn what_another_test_asks_for_is_tried_in_a_process_of_its_own() {
     let config = PathBuf::from(std::env::var_os(CONFIG).unwrap());
     let server: SocketAddr = std::env::var(SERVER).unwrap().parse().unwrap();
     let written = Config::from_yaml(&fs::read_to_string(&config).unwrap()).unwrap();
-    Confinement::for_config(&written, Some(&config)).apply();
+    let program = Resolved::from_written(&written).unwrap_or_else(|error| panic!("{error}")).program;
+    Confinement::for_config(&written, Some(&config), program.as_deref()).apply();
     match what.as_str() {
         "everything" => everything(&config, written.listen.port, server),
         "reading-again" => {
             say("confined");
             io::stdin().read_line(&mut String::new()).unwrap();
             say(&fs::read_to_string(&config).unwrap());
+        }
+        "programs" => {
+            tell("run kdig", Command::new("kdig").arg("--version").stdout(Stdio::null()).status());
+            tell("run another", Command::new("/bin/true").status());
+            tell("read a process", fs::read("/proc/self/maps"));
+            tell("write beside", File::create(config.with_file_name("new")));
+            let new_user: libc::c_long = (libc::CLONE_NEWUSER | libc::SIGCHLD).into();
+            tell("fork into a namespace", call(libc::SYS_clone, [new_user, 0, 0, 0, 0, 0]));
+            tell(
+                "signal the parent",
+                call(libc::SYS_kill, [std::os::unix::process::parent_id().into(), 0, 0, 0, 0, 0]),
+            );
         }
         "execve" => drop(Command::new("/bin/true").exec()),
         "ptrace" => drop(call(libc::SYS_ptrace, [0; 6])),
