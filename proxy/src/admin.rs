@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use crate::resolve::Resolver;
 
@@ -47,7 +48,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stop: watch::Re
                 let admin = Arc::clone(&admin);
                 tokio::spawn(async move {
                     // An endless or broken connection is closed here; nothing is owed to it.
-                    let _ = tokio::time::timeout(LIFETIME, converse(stream, admin)).await;
+                    let resolver = Arc::clone(&admin.resolver);
+                    let _ = resolver.panics().contain_task("admin", timeout(LIFETIME, converse(stream, admin))).await;
                     drop(slot);
                 });
             }

@@ -20,6 +20,7 @@ use crate::cache::{self, Cache};
 use crate::config::{Resolved, without_ipv6};
 use crate::events::{Carriers, Events};
 use crate::listener::{self, Sockets, listen_tcp, tcp, udp};
+use crate::panics::Panics;
 use crate::resolve::{Resolver, Stages};
 use crate::upstream::{group, server};
 
@@ -71,9 +72,11 @@ impl std::error::Error for BindError {}
 /// The stages of a configuration, without any socket: what `serve` listens for and `query` asks once. To be called on the
 /// runtime on which lookups are to run.
 pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Resolver {
+    let panics = Panics::telling(events.clone());
+    panics.register(registry);
     let runtime = Handle::current();
     let cache = cache::Settings { budget: config.cache_budget, stale_for: config.stale_for, prefetch: config.prefetch };
-    let metrics = server::Metrics::telling(events.clone());
+    let metrics = server::Metrics::telling(events.clone(), panics.clone());
     metrics.register(registry);
     let bounds = config.bounds;
     let groups = config
@@ -88,6 +91,7 @@ pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Re
         groups,
         access: config.access,
         events,
+        panics,
         deadline: config.deadline,
         in_flight: config.in_flight,
     };
@@ -103,9 +107,10 @@ impl App {
         let (listen, admin_address) = (config.listen, config.admin);
         let (threads, connections, deadline) = (config.threads, config.connections, config.deadline);
         let (events, carriers) = Events::start(std::mem::take(&mut config.events), &mut registry);
-        let metrics = listener::Metrics::telling(events.clone());
+        config.confined.tell(&events);
+        let resolver = Arc::new(resolver(config, events.clone(), &mut registry));
+        let metrics = listener::Metrics::telling(events, resolver.panics().clone());
         metrics.register(&mut registry);
-        let resolver = Arc::new(resolver(config, events, &mut registry));
         let sockets = Sockets::bind(listen, threads).map_err(|error| BindError {
             flag: "--host, --port",
             address: listen,

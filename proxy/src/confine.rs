@@ -38,6 +38,7 @@ use prometheus_client::registry::Registry;
 use tracing::{info, warn};
 
 use crate::config::MEMORY_LIMIT_FILES;
+use crate::events::{Event, Events};
 
 /// What is still needed after the start; all else is given up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -155,6 +156,13 @@ impl InForce {
             info!(in_force, "confined");
         } else {
             warn!(in_force, missing = missing.join(", "), "confined, but for what this system does not have");
+        }
+    }
+
+    /// Hands in an event for each measure that is missing.
+    pub fn tell(&self, events: &Events) {
+        for (measure, _) in self.outcomes.iter().filter(|(_, outcome)| outcome.is_err()) {
+            events.emit(Event::ConfinementMissing { means: measure.as_str() });
         }
     }
 

@@ -27,6 +27,7 @@ pub mod listener;
 pub mod logging;
 pub mod lookup;
 pub mod memory;
+pub mod panics;
 pub mod policy;
 pub mod replies;
 pub mod resolve;

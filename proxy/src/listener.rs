@@ -5,7 +5,6 @@ pub mod udp;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -14,7 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::events::{Event, Events};
+use crate::events::Events;
+use crate::panics::Panics;
 
 /// Connections that the kernel may hold ready for us.
 const BACKLOG: i32 = 1024;
@@ -43,7 +43,7 @@ pub struct Metrics {
     /// Replies in datagrams that the system did not take.
     pub unsent: Counter,
     /// Messages lost to a defect of this program.
-    panics: Counter,
+    panics: Panics,
     clients: Gauge,
     closed: Family<ClosedLabel, Counter>,
 }
@@ -54,29 +54,21 @@ struct ClosedLabel {
 }
 
 impl Metrics {
-    /// Counts from zero; events go there.
-    pub fn telling(events: Events) -> Self {
-        Self { events, ..Self::default() }
+    /// Counts from zero; events and panics go there.
+    pub fn telling(events: Events, panics: Panics) -> Self {
+        Self { events, panics, ..Self::default() }
     }
 
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("unsent_replies", "Replies in datagrams that could not be sent", self.unsent.clone());
-        registry.register("panics", "Messages lost to a defect of the proxy", self.panics.clone());
         registry.register("tcp_clients", "TCP clients connected", self.clients.clone());
         registry.register("tcp_clients_closed", "TCP clients that left or were let go", self.closed.clone());
     }
 
     /// Does one message's work: a panic loses that message alone, and is counted.
     fn contained<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
-        // What the work shares with later messages keeps itself sound: locks that take over from a panic, buffers that
-        // are cut to what was finished.
-        let outcome = catch_unwind(AssertUnwindSafe(work));
-        if outcome.is_err() {
-            self.panics.inc();
-            self.events.emit(Event::QueryPanicked { place: "listener" });
-        }
-        outcome.ok()
+        self.panics.contain("listener", work)
     }
 }
 

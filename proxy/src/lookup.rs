@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::cache::Key;
+use crate::panics::provoked;
 use crate::replies::{Outbox, Recipient};
 use crate::resolve::Resolver;
 use crate::router::{DEFAULT, GroupIndex, ROUTE_UNAVAILABLE};
@@ -210,28 +211,53 @@ impl Lookup {
         }
         let lookup = Arc::clone(self);
         self.resolver.runtime().spawn(async move {
-            let mut outbox = Outbox::new();
-            let before = match before {
-                Stage::NotAsked => Before::Nothing,
-                Stage::Asked(attempt) => Before::Asked(attempt, Arc::clone(&lookup).first_ended()),
-                Stage::Unresolved(attempt, answer) => Before::Unresolved(attempt, answer),
-            };
-            let asking = Rescue::by(lookup.group(), lookup.asked, lookup.question(), lookup.deadline).run(before);
-            let mut asking = std::pin::pin!(asking);
-            let outcome = tokio::select! {
-                outcome = &mut asking => outcome,
-                () = lookup.is_over() => return,
-                () = lookup.time_for_stale() => {
-                    lookup.answer_stale(&mut outbox);
-                    tokio::select! {
-                        outcome = asking => outcome,
-                        () = lookup.is_over() => return,
-                    }
+            let rescued = lookup.resolver.panics().contain_task("lookup", Arc::clone(&lookup).see_to(before)).await;
+            if rescued.is_none() {
+                lookup.lost();
+            }
+        });
+    }
+
+    async fn see_to(self: Arc<Self>, before: Stage) {
+        provoked("rescue", self.question());
+        let mut outbox = Outbox::new();
+        let before = match before {
+            Stage::NotAsked => Before::Nothing,
+            Stage::Asked(attempt) => Before::Asked(attempt, Arc::clone(&self).first_ended()),
+            Stage::Unresolved(attempt, answer) => Before::Unresolved(attempt, answer),
+        };
+        let asking = Rescue::by(self.group(), self.asked, self.question(), self.deadline).run(before);
+        let mut asking = std::pin::pin!(asking);
+        let outcome = tokio::select! {
+            outcome = &mut asking => outcome,
+            () = self.is_over() => return,
+            () = self.time_for_stale() => {
+                self.answer_stale(&mut outbox);
+                tokio::select! {
+                    outcome = asking => outcome,
+                    () = self.is_over() => return,
                 }
-            };
-            lookup.conclude(&outcome, &mut outbox);
+            }
+        };
+        self.conclude(&outcome, &mut outbox);
+        outbox.flush();
+    }
+
+    /// A defect has ended the work for it: who waits is told, and nobody waits for it any more.
+    fn lost(&self) {
+        let failure = Failure { cause: Cause::InternalError, server: self.group().name() };
+        self.resolver.panics().contain("lookup", || {
+            let mut outbox = Outbox::new();
+            self.conclude(&Err(failure), &mut outbox);
             outbox.flush();
         });
+    }
+
+    /// Does what an attempt's end asks for. A panic loses this lookup alone.
+    fn contained(self: &Arc<Self>, work: impl FnOnce()) {
+        if self.resolver.panics().contain("lookup", work).is_none() {
+            self.lost();
+        }
     }
 
     /// Completes when the first attempt has ended otherwise than by the answer.
@@ -320,11 +346,14 @@ impl Lookup {
         for waiter in waiters {
             let bytes = waiter.question.as_deref().unwrap_or(&self.question);
             let Some(question) = Question::starting(bytes) else { continue };
-            outbox.push(&waiter.recipient, |out| {
+            let reply = |out: &mut Vec<u8>| {
                 let start = out.len();
+                provoked("reply", question);
                 write(out, waiter, question);
                 self.resolver.count_response(&out[start..]);
-            });
+            };
+            // Each waits for a query of its own.
+            self.resolver.panics().contain("reply", || outbox.push(&waiter.recipient, reply));
         }
     }
 
@@ -343,22 +372,29 @@ impl Lookup {
 
 impl Asker for Lookup {
     fn answered(self: Arc<Self>, attempt: Attempt, message: &[u8], now: Instant, outbox: &mut Outbox) {
-        match self.group().read(attempt, message, self.question(), now) {
-            Ok(answer) if self.group().would_ask_another(&answer) => self.first_has_ended(attempt, Ok(answer)),
-            Ok(answer) => self.conclude(&Ok(answer), outbox),
-            Err(cause) => self.first_has_ended(attempt, Err(cause)),
-        }
+        self.contained(|| {
+            provoked("answer", self.question());
+            match self.group().read(attempt, message, self.question(), now) {
+                Ok(answer) if self.group().would_ask_another(&answer) => self.first_has_ended(attempt, Ok(answer)),
+                Ok(answer) => self.conclude(&Ok(answer), outbox),
+                Err(cause) => self.first_has_ended(attempt, Err(cause)),
+            }
+        });
     }
 
     fn late(self: Arc<Self>, attempt: Attempt) {
-        if !self.state().over {
-            self.rescue(Stage::Asked(attempt));
-        }
+        self.contained(|| {
+            if !self.state().over {
+                self.rescue(Stage::Asked(attempt));
+            }
+        });
     }
 
     fn failed(self: Arc<Self>, attempt: Attempt, cause: Cause) {
-        self.group().failed(attempt, cause);
-        self.first_has_ended(attempt, Err(cause));
+        self.contained(|| {
+            self.group().failed(attempt, cause);
+            self.first_has_ended(attempt, Err(cause));
+        });
     }
 }
 

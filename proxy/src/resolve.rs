@@ -19,6 +19,7 @@ use crate::cache::{Cache, Found, Hit, Key};
 use crate::clients::Access;
 use crate::events::Events;
 use crate::lookup::{Lookups, Subject, Waiter};
+use crate::panics::{Panics, provoked};
 use crate::policy::{Policy, Verdict};
 use crate::replies::Recipient;
 use crate::router::{DEFAULT, GroupIndex, Router};
@@ -82,6 +83,7 @@ pub struct Resolver {
     groups: Vec<Group>,
     access: Access,
     events: Events,
+    panics: Panics,
     deadline: Duration,
     lookups: Lookups,
     places: Arc<Semaphore>,
@@ -104,6 +106,8 @@ pub struct Stages {
     pub access: Access,
     /// Where what a security team wants to know is told.
     pub events: Events,
+    /// What counts queries lost to a defect.
+    pub panics: Panics,
     /// How long a query may take.
     pub deadline: Duration,
     /// Queries that may wait for an upstream; the next one is answered SERVFAIL at once, so that those can be finished.
@@ -165,11 +169,25 @@ impl Metrics {
 impl Resolver {
     /// Puts the stages together; lookups run on the runtime.
     pub fn new(stages: Stages, runtime: Handle, registry: &mut Registry) -> Self {
-        let Stages { policy, cache, router, groups, access, events, deadline, in_flight } = stages;
+        let Stages { policy, cache, router, groups, access, events, panics, deadline, in_flight } = stages;
         let places = Arc::new(Semaphore::new(in_flight));
         let metrics = Metrics::new(registry);
         let lookups = Lookups::default();
-        Self { policy, cache, router, groups, access, events, deadline, lookups, places, in_flight, runtime, metrics }
+        Self {
+            policy,
+            cache,
+            router,
+            groups,
+            access,
+            events,
+            panics,
+            deadline,
+            lookups,
+            places,
+            in_flight,
+            runtime,
+            metrics,
+        }
     }
 
     /// Opens connections ahead of the first query.
@@ -265,6 +283,7 @@ impl Resolver {
             Protocol::Udp => asked.udp_limit(),
             Protocol::Tcp => TCP_LIMIT,
         };
+        provoked("begin", question);
         let key = Key::of(asked, question);
         let stale = match self.cache.get(&key, now.into_std()) {
             Found::Fresh(hit) => {
@@ -373,6 +392,11 @@ impl Resolver {
     /// Where what happens to queries is told.
     pub(crate) fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// What counts queries lost to a defect.
+    pub fn panics(&self) -> &Panics {
+        &self.panics
     }
 
     pub(crate) fn deadline(&self) -> Duration {

@@ -9,6 +9,7 @@ use allocation_counter::measure;
 use dot_proxy::cache::{Cache, Found, Key, Settings};
 use dot_proxy::config::Resolved;
 use dot_proxy::events::Events;
+use dot_proxy::panics::Panics;
 use dot_proxy::resolve::{Asking, Protocol, Resolver, Stages, Step};
 use dot_proxy::upstream::group::Group;
 use dot_proxy::upstream::server;
@@ -59,6 +60,7 @@ fn resolver(cache: Cache, runtime: &Runtime) -> Arc<Resolver> {
         groups: groups.collect(),
         access: config.access,
         events: Events::none(),
+        panics: Panics::default(),
         deadline: config.deadline,
         in_flight: config.in_flight,
     };

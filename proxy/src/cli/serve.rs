@@ -15,7 +15,7 @@ use crate::config::{Resolved, event_settings};
 use crate::confine::Confinement;
 use crate::events::{Event, Events};
 use crate::logging::{self, Destination};
-use crate::memory;
+use crate::{memory, panics};
 
 /// The start is over by then: an upstream that is not far has been connected to.
 const STARTED: Duration = Duration::from_millis(250);
@@ -25,6 +25,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let (written, mut resolved) = configured(options).inspect_err(|failure| tell_refusal(options, failure))?;
     let destination = if written.events.stdout { Destination::Stderr } else { Destination::Stdout };
     logging::start(&written.log, destination);
+    panics::log_from_now_on();
     // All files are read; and from here on there may be threads.
     if written.confinement.0 {
         let program = resolved.program.as_deref();

@@ -60,10 +60,13 @@ pub async fn serve(
         let (stop, metrics) = (stop.clone(), metrics.clone());
         tokio::spawn(async move {
             metrics.clients.inc();
-            let (stream, reason) = converse(client, stop).await;
-            debug!(client = %address, reason = reason.as_str(), "a client's connection ended");
-            metrics.closed.get_or_create(&ClosedLabel { reason: reason.as_str() }).inc();
-            close(stream, reason).await;
+            let served = async {
+                let (stream, reason) = converse(client, stop).await;
+                debug!(client = %address, reason = reason.as_str(), "a client's connection ended");
+                metrics.closed.get_or_create(&ClosedLabel { reason: reason.as_str() }).inc();
+                close(stream, reason).await;
+            };
+            metrics.panics.contain_task("connection", served).await;
             metrics.clients.dec();
             drop(slot);
         });

@@ -2,6 +2,7 @@
 //!
 //! Bounded for each client and for all together: a client that does not read is let go, and costs nobody else memory.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -143,7 +144,12 @@ impl StreamOutbox {
         }
         let start = state.bytes.len();
         state.bytes.extend([0; 2]);
-        write(&mut state.bytes);
+        let written = catch_unwind(AssertUnwindSafe(|| write(&mut state.bytes)));
+        if let Err(panicked) = written {
+            state.bytes.truncate(start); // the client's other replies stay whole
+            drop(state);
+            resume_unwind(panicked);
+        }
         let Ok(length) = u16::try_from(state.bytes.len() - start - 2) else {
             state.bytes.truncate(start); // no DNS message
             return;
@@ -219,6 +225,22 @@ mod tests {
         assert_eq!(collect(&stream), (Collected { in_flight: 2, overrun: false }, vec![0, 2, 7, 7, 0, 0]));
         drop((owed, copy));
         assert_eq!(collect(&stream), (Collected { in_flight: 0, overrun: false }, vec![]));
+    }
+
+    #[test]
+    fn a_panic_in_the_middle_of_a_reply_leaves_the_others_whole() {
+        let stream = StreamOutbox::new(Arc::default());
+        let owed = stream.owe();
+        push(&stream, 1);
+        let half = AssertUnwindSafe(|| {
+            owed.stream().push(|out| {
+                out.push(8);
+                panic!("provoked");
+            });
+        });
+        assert!(catch_unwind(half).is_err());
+        push(&stream, 1);
+        assert_eq!(collect(&stream).1, [0, 1, 7, 0, 1, 7]);
     }
 
     #[test]

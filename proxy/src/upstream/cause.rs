@@ -39,6 +39,8 @@ pub enum Cause {
     QueryTimedOut,
     /// What came could not be read as an answer.
     ResponseMalformed,
+    /// A defect of this program.
+    InternalError,
     /// The server says that it is asked too much (HTTP 429 or 503, DOQ_EXCESSIVE_LOAD).
     ServerBusy,
     /// The server gave the query up: it reset the stream, and again when it was asked again.
@@ -68,6 +70,7 @@ impl Cause {
             Self::ConnectionClosed => "connection-closed",
             Self::QueryTimedOut => "query-timed-out",
             Self::ResponseMalformed => "response-malformed",
+            Self::InternalError => "internal-error",
             Self::ServerBusy => "server-busy",
             Self::StreamReset => "stream-reset",
             Self::HttpStatusUnexpected => "http-status-unexpected",
@@ -155,6 +158,7 @@ impl Failure {
     pub fn extended_error(&self) -> ExtendedError {
         let code = match self.cause {
             Cause::QueryTimedOut | Cause::ConnectionTimedOut => ExtendedError::NO_REACHABLE_AUTHORITY,
+            Cause::InternalError => ExtendedError::OTHER,
             _ => ExtendedError::NETWORK_ERROR,
         };
         ExtendedError { code, text: self.to_string() }

@@ -101,6 +101,11 @@ impl Group {
         Self { name, servers, bounds, strategy, turn: AtomicUsize::new(0), hedges, runtime }
     }
 
+    /// Its name.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
     /// Opens the connection to the server that will be asked first.
     pub fn warm_up(&self) {
         let order = self.order(Instant::now());
@@ -216,7 +221,8 @@ impl Group {
         self.runtime.spawn(async move {
             let Some(question) = Question::starting(&question) else { return };
             // Only how it ends is of interest, and the server keeps that.
-            let _ = server.exchange(Query { asked, question, until }, which).await;
+            let _ =
+                server.panics.contain_task("attempt", server.exchange(Query { asked, question, until }, which)).await;
         });
     }
 

@@ -15,6 +15,7 @@ pub use self::usage::{InFlight, Usage};
 use super::cause::Cause;
 use super::health::Health;
 use crate::memory;
+use crate::panics::caught;
 
 /// Connections in a row that ended without one answer, after which the server counts as failing.
 const BARREN: u32 = 3;
@@ -209,12 +210,16 @@ impl<C: Link> Kept<C> {
         let shared = Arc::clone(&self.shared);
         shared.dormant.store(false, Ordering::Release);
         tokio::spawn(async move {
-            match shared.open.open(Arc::clone(&shared.health), shared.idle).await {
+            let opening = caught(shared.open.open(Arc::clone(&shared.health), shared.idle)).await;
+            match opening.unwrap_or(Err(Cause::InternalError)) {
                 Ok(Opened { connection, driver }) => {
                     shared.opened(&connection);
                     let _ = tell.send(Some(Ok(connection.clone()))); // nobody may be waiting any more
                     drop(tell);
-                    let ended = driver.await;
+                    let ended = caught(driver).await.unwrap_or_else(|| {
+                        shared.tell(Cause::InternalError);
+                        Ended::Broken
+                    });
                     shared.ended(&connection);
                     if ended == Ended::Idle {
                         memory::let_go();
@@ -279,13 +284,17 @@ impl<C: Link> Shared<C> {
 
     fn failed(&self, cause: Cause) {
         self.health.failed(cause, Instant::now());
-        if let Some(tell) = self.tell_failures.get() {
-            tell(cause);
-        }
+        self.tell(cause);
         let mut state = self.lock();
         state.connecting = None;
         state.last_failure = cause;
         self.dormant.store(state.open.is_none(), Ordering::Release);
+    }
+
+    fn tell(&self, cause: Cause) {
+        if let Some(tell) = self.tell_failures.get() {
+            tell(cause);
+        }
     }
 
     fn ended(&self, connection: &C) {

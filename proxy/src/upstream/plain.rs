@@ -77,6 +77,7 @@ impl Plain {
                     Ok(Err(Cause::NetworkUnreachable)) => return Err(Cause::NetworkUnreachable),
                     // A refusal may pass: cluster DNS moves, and its address has no endpoint for a moment.
                     Ok(Err(failed)) => cause = failed,
+                    Err(panicked) if panicked.is_panic() => std::panic::resume_unwind(panicked.into_panic()),
                     Err(_) => {}
                 },
             }

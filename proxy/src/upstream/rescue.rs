@@ -14,6 +14,7 @@ use super::group::Group;
 use super::health::Standing;
 use super::kept::Which;
 use super::server::Server;
+use crate::panics::provoked;
 use crate::wire::request::{Asked, Question};
 use crate::wire::response::Answer;
 
@@ -100,7 +101,7 @@ impl<'a> Rescue<'a> {
         loop {
             tokio::select! {
                 Some(finished) = self.attempts.join_next(), if !self.attempts.is_empty() => {
-                    let Ok((server, outcome)) = finished else { continue }; // a panic is that attempt's alone
+                    let Ok((server, outcome)) = finished else { continue }; // none is cancelled, and panics are contained
                     if let Some(answer) = self.conclude(server, outcome) {
                         return Ok(answer);
                     }
@@ -177,8 +178,12 @@ impl<'a> Rescue<'a> {
         let (asked, question): (_, Box<[u8]>) = (self.asked, self.question.as_bytes().into());
         let (until, bounds) = (last_words(self.deadline), self.group.bounds);
         self.attempts.spawn(async move {
-            let Some(question) = Question::starting(&question) else { return (index, Err(Cause::ResponseMalformed)) };
-            (index, server.resolve(Query { asked, question, until }, which, bounds).await)
+            let attempt = async {
+                let question = Question::starting(&question).ok_or(Cause::ResponseMalformed)?;
+                provoked("attempt", question);
+                server.resolve(Query { asked, question, until }, which, bounds).await
+            };
+            (index, server.panics.contain_task("attempt", attempt).await.unwrap_or(Err(Cause::InternalError)))
         });
     }
 

@@ -21,6 +21,7 @@ use super::health::Health;
 use super::kept::{Standby, Which};
 use super::plain::Plain;
 use crate::events::{Event, Events};
+use crate::panics::Panics;
 use crate::wire::request::Question;
 use crate::wire::response::{Answer, TtlBounds};
 
@@ -60,6 +61,7 @@ pub struct Metrics {
     events: Events,
     queries: Family<ServerLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
+    panics: Panics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,6 +87,8 @@ pub struct Server {
     pub transport: Transport,
     /// What is known of it.
     pub health: Arc<Health>,
+    /// What counts queries lost to a defect.
+    pub panics: Panics,
     queries: Counter,
     failures: Arc<Failures>,
 }
@@ -108,9 +112,9 @@ struct Logged {
 }
 
 impl Metrics {
-    /// Counts from zero; events go there.
-    pub fn telling(events: Events) -> Self {
-        Self { events, ..Self::default() }
+    /// Counts from zero; events and panics go there.
+    pub fn telling(events: Events, panics: Panics) -> Self {
+        Self { events, panics, ..Self::default() }
     }
 
     /// Makes the counters known to the registry.
@@ -134,11 +138,17 @@ impl Server {
             logged: Mutex::new(None),
         });
         let health = transport.standby().map_or_else(Arc::default, |standby| {
-            let failures = Arc::clone(&failures);
-            standby.tell_failures(Box::new(move |cause| failures.note(cause)));
+            let (failures, panics) = (Arc::clone(&failures), metrics.panics.clone());
+            standby.tell_failures(Box::new(move |cause| {
+                if cause == Cause::InternalError {
+                    panics.note("connection");
+                }
+                failures.note(cause);
+            }));
             Arc::clone(standby.health())
         });
-        Self { index, url, transport, health, queries: metrics.queries.get_or_create_owned(&labels), failures }
+        let (panics, queries) = (metrics.panics.clone(), metrics.queries.get_or_create_owned(&labels));
+        Self { index, url, transport, health, panics, queries, failures }
     }
 
     /// Asks, and waits for the answer's message.
