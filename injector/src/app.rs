@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kube::{Api, Client};
 use rustls::ServerConfig;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,14 +17,16 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
+use crate::callers::Callers;
 use crate::certs::{Keeper, Place, Served, service_names};
 use crate::cluster::{ClusterDns, ResolvConf};
 use crate::inject::search_warnings;
 use crate::limits::LimitRanges;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::server::Limits;
 use crate::settings::Settings;
-use crate::webhook::Webhook;
+use crate::webhook::{Facts, Webhook};
 use crate::{events, server};
 
 /// What `serve` was told.
@@ -46,6 +49,10 @@ pub struct Config {
     /// How long admissions are still taken after the signal to stop: the API server's side learns by and by that this
     /// replica is leaving (its endpoint is removed, kube-proxy follows).
     pub linger: Duration,
+    /// Who may call; anybody where it is not said.
+    pub callers: Option<Callers>,
+    /// What clients may take.
+    pub limits: Limits,
 }
 
 /// Where the injector listens.
@@ -83,9 +90,10 @@ pub async fn run(
     let (limits, watch_limits) = LimitRanges::watch(&client, readiness.clone());
     let (teller, worker) = events::queue(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone());
     let keeper = Keeper::new(&client, place(&config, &cluster), served.clone(), readiness.clone(), metrics.clone());
-    let (namespaces, linger) = (Api::all(client), config.linger);
-    let webhook = Arc::new(Webhook::new(config.settings, cluster, limits, namespaces, teller, metrics.clone()));
-    let tls = TlsAcceptor::from(Arc::new(tls_config(served)?));
+    let (namespaces, linger, bounds) = (Api::all(client), config.linger, config.limits);
+    let tls = TlsAcceptor::from(Arc::new(tls_config(served, config.callers.as_ref())?));
+    let facts = Facts { settings: config.settings, cluster, limits };
+    let webhook = Arc::new(Webhook::new(facts, namespaces, teller, metrics.clone(), bounds.clone()));
 
     // Dropped when this function returns, and so stopped.
     let mut background = JoinSet::new();
@@ -95,9 +103,12 @@ pub async fn run(
 
     let (stop, stopped) = watch::channel(false);
     let answer_review = move |request| Arc::clone(&webhook).handle(request);
-    let reviews = server::serve(listeners.reviews, Some(tls), answer_review, until(stopped.clone()));
+    let counted = metrics.clone();
+    let reviews =
+        server::serve(listeners.reviews, Some(tls), &bounds, counted.clone(), answer_review, until(stopped.clone()));
     let show = Admin { readiness: readiness.clone(), metrics };
-    let health = server::serve(listeners.admin, None, move |request| show.clone().handle(request), until(stopped));
+    let answer_admin = move |request| show.clone().handle(request);
+    let health = server::serve(listeners.admin, None, &bounds, counted, answer_admin, until(stopped));
     let stopping = async {
         shutdown.await;
         info!(seconds = linger.as_secs(), "stopping: no longer ready, and taking admissions a little longer");
@@ -167,13 +178,23 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, StartError
     Ok(listener)
 }
 
-/// TLS 1.2 and 1.3, with whatever certificate is served at the time of the handshake.
-fn tls_config(served: Served) -> Result<ServerConfig, StartError> {
+/// TLS 1.2 and 1.3, with whatever certificate is served at the time of the handshake; for certain callers alone if they are
+/// told.
+fn tls_config(served: Served, callers: Option<&Callers>) -> Result<ServerConfig, StartError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = match callers {
+        Some(callers) => callers.verifier(&provider).map_err(|error| StartError(error.to_string()))?,
+        None => WebPkiClientVerifier::no_client_auth(),
+    };
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| StartError(format!("TLS: {error}")))?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(served));
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(served));
+    if callers.is_some() {
+        // A resumed session would not show its certificate again, which may have expired since.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

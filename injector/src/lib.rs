@@ -12,12 +12,13 @@
 //!
 //! [`inject`] is pure and decides everything; it reads a pod by way of [`annotations`], [`profile`], [`settings`],
 //! [`cluster`], [`limits`] and [`quantity`], which are pure as well. Around it: [`webhook`] and [`server`] speak with the
-//! API server, [`certs`] keeps the certificate, [`events`] tells owners, [`admin`], [`metrics`] and [`readiness`] tell
+//! API server, [`callers`] keeps others out, [`certs`] keeps the certificate, [`events`] tells owners, [`admin`], [`metrics`] and [`readiness`] tell
 //! operators. [`manifest`] does offline what the webhook does. [`app`] alone knows all of them.
 
 pub mod admin;
 pub mod annotations;
 pub mod app;
+pub mod callers;
 pub mod certs;
 pub mod cli;
 pub mod cluster;

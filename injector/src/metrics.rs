@@ -21,6 +21,7 @@ pub struct Metrics {
     duration: Histogram,
     certificate_expiry: Gauge<f64, AtomicU64>,
     events: Family<Delivery, Counter>,
+    refused: Family<Refusal, Counter>,
 }
 
 /// How an admission ended. Both labels come from fixed lists.
@@ -33,6 +34,12 @@ struct Admission {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Delivery {
     outcome: &'static str,
+}
+
+/// Why a client was not served; from a fixed list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    reason: &'static str,
 }
 
 /// Admissions take some 100 µs; the slow ones wait for the API server (a namespace that must be read).
@@ -59,8 +66,10 @@ impl Default for Metrics {
             certificate_expiry.clone(),
         );
         registry.register("events", "Events on owners of pods that could not be served, by outcome", events.clone());
+        let refused = Family::default();
+        registry.register("refused", "Connections and requests that were not served, by reason", refused.clone());
         registry.register("build", "Version of the injector", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry: Arc::new(registry), admissions, duration, certificate_expiry, events }
+        Self { registry: Arc::new(registry), admissions, duration, certificate_expiry, events, refused }
     }
 }
 
@@ -82,6 +91,11 @@ impl Metrics {
         self.events.get_or_create(&Delivery { outcome }).inc();
     }
 
+    /// A connection or a request was not served.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Refusal { reason }).inc();
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn encoded(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
@@ -100,12 +114,14 @@ mod tests {
         metrics.admission("denied", "host-network", Duration::from_micros(150));
         metrics.certificate_expires(SystemTime::UNIX_EPOCH + Duration::from_secs(5));
         metrics.event("sent");
+        metrics.refused("tls-failed");
         let text = metrics.encoded().unwrap();
         for line in [
             r#"dot_injector_admissions_total{outcome="denied",reason="host-network"} 1"#,
             "dot_injector_admission_duration_seconds_count 1",
             "dot_injector_certificate_expiry_timestamp_seconds 5.0",
             r#"dot_injector_events_total{outcome="sent"} 1"#,
+            r#"dot_injector_refused_total{reason="tls-failed"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }

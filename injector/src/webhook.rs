@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -21,18 +21,13 @@ use crate::events::{Notice, Teller};
 use crate::inject::{self, Decision, Skip, Subject};
 use crate::limits::LimitRanges;
 use crate::metrics::Metrics;
-use crate::server::{Answer, text};
+use crate::server::{Answer, Limits, Share, text};
 use crate::settings::Settings;
 
 /// The largest review: etcd takes objects of 1.5 MiB, and a review holds one and little else.
 const LARGEST_BODY: usize = 3 * 1024 * 1024;
-/// A body that takes longer is given up; the API server itself waits 10 s for the answer.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reading a namespace may take so long.
 const NAMESPACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Reviews in memory at once; more wait.
-const MOST_REVIEWS: usize = 32;
-
 /// What answers reviews.
 pub struct Webhook {
     settings: Settings,
@@ -41,7 +36,36 @@ pub struct Webhook {
     namespaces: Api<Namespace>,
     teller: Teller,
     metrics: Metrics,
+    bounds: Limits,
     reviews: Semaphore,
+}
+
+/// What decides about a pod beside the pod itself.
+pub struct Facts {
+    /// What the configuration says.
+    pub settings: Settings,
+    /// What the cluster's DNS is.
+    pub cluster: ClusterDns,
+    /// What namespaces allow.
+    pub limits: LimitRanges,
+}
+
+/// A request that is not answered by a review.
+struct Refused {
+    /// In a word, for the metric.
+    reason: &'static str,
+    answer: Answer,
+}
+
+fn refuse(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Refused {
+    Refused { reason, answer: text(status, message) }
+}
+
+/// There was no room in memory for long.
+fn busy() -> Refused {
+    let mut refused = refuse(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many reviews at once: come again");
+    refused.answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    refused
 }
 
 /// Which of the webhook's entries the API server came by.
@@ -65,52 +89,71 @@ impl Gate {
 
 impl Webhook {
     /// A webhook that decides by these settings and facts.
-    pub fn new(
-        settings: Settings,
-        cluster: ClusterDns,
-        limits: LimitRanges,
-        namespaces: Api<Namespace>,
-        teller: Teller,
-        metrics: Metrics,
-    ) -> Self {
-        let reviews = Semaphore::new(MOST_REVIEWS);
-        Self { settings, cluster, limits, namespaces, teller, metrics, reviews }
+    pub fn new(facts: Facts, namespaces: Api<Namespace>, teller: Teller, metrics: Metrics, bounds: Limits) -> Self {
+        let Facts { settings, cluster, limits } = facts;
+        let reviews = Semaphore::new(bounds.reviews);
+        Self { settings, cluster, limits, namespaces, teller, metrics, bounds, reviews }
     }
 
     /// Answers one HTTP request.
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
-        let Some(gate) = Gate::of(request.uri().path()) else {
-            return text(StatusCode::NOT_FOUND, "not found: reviews go to /mutate/annotated or /mutate/namespace");
-        };
-        if request.method() != Method::POST {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview here");
-        }
-        if !is_json(request.headers().get(CONTENT_TYPE)) {
-            return text(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "send the AdmissionReview as Content-Type: application/json",
-            );
-        }
-        let Ok(_slot) = self.reviews.acquire().await else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "the injector is being stopped");
-        };
-        match timeout(BODY_TIMEOUT, Limited::new(request.into_body(), LARGEST_BODY).collect()).await {
-            Ok(Ok(body)) => self.answer(gate, &body.to_bytes()).await,
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                text(StatusCode::PAYLOAD_TOO_LARGE, format!("a review may have {LARGEST_BODY} bytes"))
+        match self.review(request).await {
+            Ok(answer) => answer,
+            Err(refused) => {
+                self.metrics.refused(refused.reason);
+                refused.answer
             }
-            Ok(Err(error)) => text(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}")),
-            Err(_) => text(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
         }
     }
 
-    async fn answer(&self, gate: Gate, body: &[u8]) -> Answer {
+    async fn review(&self, request: Request<Incoming>) -> Result<Answer, Refused> {
+        let Some(gate) = Gate::of(request.uri().path()) else {
+            let message = "not found: reviews go to /mutate/annotated or /mutate/namespace";
+            return Err(refuse(StatusCode::NOT_FOUND, "path", message));
+        };
+        if request.method() != Method::POST {
+            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "method", "POST an AdmissionReview here"));
+        }
+        if !is_json(request.headers().get(CONTENT_TYPE)) {
+            let message = "send the AdmissionReview as Content-Type: application/json";
+            return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type", message));
+        }
+        let too_long = || {
+            let message = format!("a review may have {LARGEST_BODY} bytes");
+            refuse(StatusCode::PAYLOAD_TOO_LARGE, "body-too-long", message)
+        };
+        if request.body().size_hint().lower() > LARGEST_BODY as u64 {
+            return Err(too_long()); // as its head says
+        }
+        let share = request.extensions().get::<Share>().cloned();
+        let _room = timeout(self.bounds.room, self.room(share)).await.ok().flatten().ok_or_else(busy)?;
+        match timeout(self.bounds.body, Limited::new(request.into_body(), LARGEST_BODY).collect()).await {
+            Ok(Ok(body)) => self.answer(gate, &body.to_bytes()).await,
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+            Ok(Err(error)) => {
+                let message = format!("the body could not be read: {error}");
+                Err(refuse(StatusCode::BAD_REQUEST, "body-broken", message))
+            }
+            Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "body-slow", "the body took too long")),
+        }
+    }
+
+    /// Room in memory for a review: out of what one address may take, then out of all.
+    async fn room(&self, share: Option<Share>) -> Option<(Option<OwnedSemaphorePermit>, SemaphorePermit<'_>)> {
+        let own = match share {
+            Some(share) => Some(share.0.acquire_owned().await.ok()?),
+            None => None,
+        };
+        Some((own, self.reviews.acquire().await.ok()?))
+    }
+
+    async fn answer(&self, gate: Gate, body: &[u8]) -> Result<Answer, Refused> {
         let started = Instant::now();
         let request = match review::Request::read(body) {
             Ok(request) => request,
             Err(bad) => {
                 warn!(error = %bad, "a request is no review");
-                return text(StatusCode::BAD_REQUEST, bad.to_string());
+                return Err(refuse(StatusCode::BAD_REQUEST, bad.reason, bad.to_string()));
             }
         };
         let (response, outcome, reason) = self.decide(gate, request).await;
@@ -119,11 +162,11 @@ impl Webhook {
             Ok(json) => {
                 let mut answer = Response::new(Full::new(Bytes::from(json)));
                 answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                answer
+                Ok(answer)
             }
             Err(error) => {
                 error!(%error, "an answer could not be written");
-                text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written")
+                Ok(text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written"))
             }
         }
     }

@@ -192,6 +192,27 @@ fn the_configuration_holds_what_the_values_say_and_leaves_out_what_is_empty() {
 }
 
 #[test]
+fn with_a_client_ca_the_injector_is_told_whom_to_serve() {
+    let arguments = |arguments: &[&str]| {
+        let deployment = rendered("Deployment", arguments);
+        deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap().clone()
+    };
+    assert!(!arguments(&[]).iter().any(|argument| argument.as_str().unwrap().starts_with("--client")));
+    let pem = "webhook.clientCA=-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let values = ["--set-string", pem, "--set", "webhook.clientNames={kube-apiserver,other}"];
+    for expected in
+        ["--client-ca=/etc/dot-injector/client-ca.pem", "--client-name=kube-apiserver", "--client-name=other"]
+    {
+        assert!(arguments(&values).contains(&json!(expected)), "{expected}");
+    }
+    let file = rendered("ConfigMap", &values)["data"]["client-ca.pem"].as_str().unwrap().to_owned();
+    assert!(file.starts_with("-----BEGIN CERTIFICATE-----\nAAAA\n"), "{file}");
+    let refused = render(&["--set", "webhook.clientNames={kube-apiserver}"]).unwrap_err();
+    assert!(refused.contains("webhook.clientCA"), "{refused}");
+    assert!(render(&["--set", "webhook.clientCA=nonsense"]).unwrap_err().contains("clientCA"));
+}
+
+#[test]
 fn an_image_is_named_by_tag_and_by_digest_if_one_is_given() {
     let image = |arguments: &[&str]| injector_config(arguments)["sidecar"]["image"].as_str().unwrap().to_owned();
     assert_eq!(image(&["--set", "sidecar.image.repository=r.example/p"]), "r.example/p:0.1.0");

@@ -12,6 +12,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::{Failure, block_on, offline};
 use crate::app;
+use crate::callers::Callers;
+use crate::server::Limits;
 
 /// Run the admission webhook
 #[derive(Debug, Args)]
@@ -45,6 +47,13 @@ pub(super) struct Serve {
     /// The Deployment that owns the Secret
     #[arg(long, value_name = "NAME", default_value = "dot-injector", env = "DOT_INJECTOR_DEPLOYMENT")]
     deployment: String,
+    /// Authorities (PEM) of which one must vouch for whoever calls: the API server, once it is configured to show a certificate
+    /// (left out: anybody who reaches the port is answered)
+    #[arg(long, value_name = "FILE", env = "DOT_INJECTOR_CLIENT_CA")]
+    client_ca: Option<PathBuf>,
+    /// A name that the caller's certificate must carry, as its common name or as a DNS name; repeatable [default: any]
+    #[arg(long, value_name = "NAME", requires = "client_ca", value_delimiter = ',', env = "DOT_INJECTOR_CLIENT_NAME")]
+    client_name: Vec<String>,
     /// How to log: text for people, json for machines
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text, env = "DOT_INJECTOR_LOG_FORMAT")]
     log_format: LogFormat,
@@ -76,6 +85,8 @@ impl Serve {
             deployment: self.deployment,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             linger: LINGER,
+            callers: self.client_ca.map(|authorities| Callers { authorities, names: self.client_name }),
+            limits: Limits::default(),
         };
         block_on(async {
             let listeners = app::Listeners::bind(self.listen, self.admin).await.map_err(Failure::work)?;

@@ -92,11 +92,21 @@ struct ReviewOut {
 
 /// Why a body is no review that can be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BadReview(String);
+pub(super) struct BadReview {
+    message: String,
+    /// In a word, for the metric.
+    pub(super) reason: &'static str,
+}
 
 impl fmt::Display for BadReview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
+    }
+}
+
+impl BadReview {
+    fn malformed(message: String) -> Self {
+        Self { message, reason: "malformed" }
     }
 }
 
@@ -104,14 +114,15 @@ impl Request {
     /// Reads a review.
     pub(super) fn read(body: &[u8]) -> Result<Self, BadReview> {
         let review: ReviewIn = serde_json::from_slice(body)
-            .map_err(|error| BadReview(format!("the body is no AdmissionReview: {error}")))?;
+            .map_err(|error| BadReview::malformed(format!("the body is no AdmissionReview: {error}")))?;
         if review.api_version != API_VERSION || review.kind != KIND {
-            return Err(BadReview(format!(
+            let message = format!(
                 "{:?} of {:?} is not understood: send {KIND} of {API_VERSION} (admissionReviewVersions: [v1])",
                 review.kind, review.api_version
-            )));
+            );
+            return Err(BadReview { message, reason: "version" });
         }
-        review.request.ok_or_else(|| BadReview("the AdmissionReview has no request".to_owned()))
+        review.request.ok_or_else(|| BadReview::malformed("the AdmissionReview has no request".to_owned()))
     }
 
     /// Checks that this is about the creation of a pod, which is all that the webhook's rules should send here.

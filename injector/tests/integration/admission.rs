@@ -9,7 +9,7 @@ use crate::api_server::ApiServer;
 use crate::http::Version;
 use crate::injector::{Injector, eventually, patched, post, review};
 
-const ANNOTATED: &str = "/mutate/annotated";
+pub(crate) const ANNOTATED: &str = "/mutate/annotated";
 const NAMESPACE: &str = "/mutate/namespace";
 
 fn pod(annotations: &Value) -> Value {
@@ -19,7 +19,7 @@ fn pod(annotations: &Value) -> Value {
     })
 }
 
-fn asking() -> Value {
+pub(crate) fn asking() -> Value {
     pod(&json!({"dot-sidecar.io/inject": "true"}))
 }
 
@@ -166,6 +166,13 @@ async fn what_is_no_review_gets_a_clean_error() {
         let body = String::from_utf8_lossy(answer.body()).into_owned();
         assert_eq!(answer.status(), status, "{body}");
         assert!(body.contains(words), "{body}");
+    }
+    let metrics = injector.metrics().await;
+    for (reason, times) in
+        [("path", 1), ("method", 1), ("content-type", 1), ("malformed", 3), ("version", 2), ("body-too-long", 1)]
+    {
+        let line = format!("dot_injector_refused_total{{reason=\"{reason}\"}} {times}\n");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
     }
 }
 

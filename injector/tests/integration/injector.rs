@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dot_injector::app::{Config, Listeners, StartError, run};
+use dot_injector::callers::Callers;
+use dot_injector::server::Limits;
 use dot_injector::settings::Settings;
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -35,6 +37,17 @@ pub(crate) struct Injector {
 impl Injector {
     /// Starts one, ready or not.
     pub(crate) async fn start(api: &ApiServer) -> Self {
+        Self::start_with(api, None, Limits::default()).await
+    }
+
+    /// Starts one for certain callers, with limits of the test's own, and waits until it is ready.
+    pub(crate) async fn ready_with(api: &ApiServer, callers: Option<Callers>, limits: Limits) -> Self {
+        let injector = Self::start_with(api, callers, limits).await;
+        injector.until_ready().await;
+        injector
+    }
+
+    async fn start_with(api: &ApiServer, callers: Option<Callers>, limits: Limits) -> Self {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let listeners = Listeners::bind(any, any).await.unwrap();
         let (reviews, admin) = (listeners.reviews.local_addr().unwrap(), listeners.admin.local_addr().unwrap());
@@ -48,6 +61,8 @@ impl Injector {
             deployment: "dot-injector".to_owned(),
             resolv_conf: PathBuf::from("/nonexistent"),
             linger: Duration::ZERO,
+            callers,
+            limits,
         };
         let (stop, stopped) = oneshot::channel();
         let client = api.client();
@@ -65,6 +80,23 @@ impl Injector {
         let injector = Self::start(api).await;
         injector.until_ready().await;
         injector
+    }
+
+    /// Where reviews are taken.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.reviews
+    }
+
+    /// How often somebody was refused for this reason.
+    pub(crate) async fn refused(&self, reason: &str) -> u64 {
+        let line = format!("dot_injector_refused_total{{reason=\"{reason}\"}} ");
+        let metrics = self.metrics().await;
+        metrics.lines().find_map(|metric| metric.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+    }
+
+    /// Waits until somebody was refused for this reason, so often.
+    pub(crate) async fn until_refused(&self, reason: &str, times: u64) {
+        eventually(&format!("refused {times} times: {reason}"), async || self.refused(reason).await >= times).await;
     }
 
     pub(crate) async fn until_ready(&self) {

@@ -7,5 +7,6 @@ mod admission;
 mod api_server;
 mod certificates;
 mod command_line;
+mod hostile;
 mod http;
 mod injector;
