@@ -100,15 +100,15 @@ impl Confinement {
     /// because files are replaced and links exchanged when a volume changes; to listen where it says; and to run the
     /// program that asks servers, if one does, with what interprets it and what programs of this system read.
     pub fn for_config(written: &Config, config_file: Option<&Path>, program: Option<&Path>) -> Self {
-        let upstream = &written.upstream;
-        let certificate = upstream.client_certificate.as_ref();
-        let files = [
-            config_file,
-            upstream.ca_file.as_deref(),
-            certificate.map(|files| files.certificate_file.as_path()),
-            certificate.map(|files| files.key_file.as_path()),
-        ];
-        let mut readable: Vec<_> = files.into_iter().flatten().flat_map(places_of).collect();
+        let (upstream, syslog) = (&written.upstream, written.events.syslog.as_ref());
+        let certificates =
+            [upstream.client_certificate.as_ref(), syslog.and_then(|collector| collector.client_certificate.as_ref())];
+        let certificates = certificates.into_iter().flatten();
+        let files =
+            [config_file, upstream.ca_file.as_deref(), syslog.and_then(|collector| collector.ca_file.as_deref())];
+        let files = files.into_iter().flatten();
+        let files = files.chain(certificates.flat_map(|files| [&*files.certificate_file, &*files.key_file]));
+        let mut readable: Vec<_> = files.flat_map(places_of).collect();
         readable.extend(MEMORY_LIMIT_FILES.map(PathBuf::from));
         let programs = program.map(program::files_to_run).unwrap_or_default();
         if !programs.is_empty() {
@@ -187,10 +187,10 @@ mod tests {
 
     #[test]
     fn the_directories_of_all_files_named_stay_readable_and_nothing_else() {
-        let yaml =
-            "upstream: {caFile: /a/ca.pem, clientCertificate: {certificateFile: /b/tls.crt, keyFile: /c/tls.key}}";
+        let yaml = "upstream: {caFile: /a/ca.pem, clientCertificate: {certificateFile: /b/tls.crt, keyFile: /c/tls.key}}\n\
+            events: {syslog: {server: \"tls://192.0.2.1#logs.example\", caFile: /d/ca.pem}}";
         let [version_2, version_1] = MEMORY_LIMIT_FILES.map(PathBuf::from);
-        let directories = ["/a", "/b", "/c", "/config"].map(PathBuf::from);
+        let directories = ["/a", "/b", "/c", "/config", "/d"].map(PathBuf::from);
         assert_eq!(readable(yaml, "/config/config.json"), [&directories[..], &[version_1, version_2]].concat());
     }
 
