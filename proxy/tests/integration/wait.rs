@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What is not so by then never will be.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until something is so.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
