@@ -40,6 +40,9 @@ use tracing::{info, warn};
 use crate::config::MEMORY_LIMIT_FILES;
 use crate::events::{Event, Events};
 
+/// Where libraries read random numbers that do not find the system call: in a static program they look for it in vain.
+const RANDOM_FILES: [&str; 2] = ["/dev/random", "/dev/urandom"];
+
 /// What is still needed after the start; all else is given up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Confinement {
@@ -109,7 +112,7 @@ impl Confinement {
         let files = files.into_iter().flatten();
         let files = files.chain(certificates.flat_map(|files| [&*files.certificate_file, &*files.key_file]));
         let mut readable: Vec<_> = files.flat_map(places_of).collect();
-        readable.extend(MEMORY_LIMIT_FILES.map(PathBuf::from));
+        readable.extend(MEMORY_LIMIT_FILES.iter().chain(&RANDOM_FILES).map(PathBuf::from));
         let programs = program.map(program::files_to_run).unwrap_or_default();
         if !programs.is_empty() {
             readable.extend(SYSTEM_DIRECTORIES.map(PathBuf::from));
@@ -191,7 +194,11 @@ mod tests {
             events: {syslog: {server: \"tls://192.0.2.1#logs.example\", caFile: /d/ca.pem}}";
         let [version_2, version_1] = MEMORY_LIMIT_FILES.map(PathBuf::from);
         let directories = ["/a", "/b", "/c", "/config", "/d"].map(PathBuf::from);
-        assert_eq!(readable(yaml, "/config/config.json"), [&directories[..], &[version_1, version_2]].concat());
+        let random = RANDOM_FILES.map(PathBuf::from);
+        assert_eq!(
+            readable(yaml, "/config/config.json"),
+            [&directories[..], &random, &[version_1, version_2]].concat()
+        );
     }
 
     #[test]
