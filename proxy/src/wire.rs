@@ -11,6 +11,7 @@ use std::fmt;
 
 pub mod answer;
 mod denial;
+pub mod fault;
 pub mod name;
 pub mod query;
 pub mod reply;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::log::Log;
 use crate::{
-    ByteSize, CaCertificates, ConfigError, Events, HttpMethod, Network, Pin, Preset, Protocol, Server, Strategy, Suffix,
+    ByteSize, CaCertificates, Clients, ConfigError, Events, HttpMethod, Network, Pin, Preset, Protocol, Server,
+    Strategy, Suffix,
 };
 
 /// The whole configuration of `dot-proxy`, as written. Every part may be left out.
@@ -40,6 +41,9 @@ pub struct Config {
     /// reading others than those beside the configured ones, being traced. Without it a debugger can be used.
     #[serde(skip_serializing_if = "Confinement::is_usual")]
     pub confinement: Confinement,
+    /// What each client may take, and what becomes of those that misbehave.
+    #[serde(skip_serializing_if = "Clients::is_default")]
+    pub clients: Clients,
 }
 
 /// Whether the proxy gives up after its start what it does not need; true unless said otherwise.
@@ -266,6 +270,7 @@ impl Config {
         in_range("cache.maxTtlSeconds", self.cache.max_ttl_seconds, 1, 604_800)?;
         in_range("cache.minTtlSeconds", self.cache.min_ttl_seconds, 0, self.cache.max_ttl_seconds)?;
         in_range("cache.staleSeconds", self.cache.stale_seconds, 0, 604_800)?;
+        self.clients.check()?;
         self.check_upstream()?;
         self.check_routes()?;
         self.events.check()

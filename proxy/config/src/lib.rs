@@ -10,6 +10,7 @@
 //! ```
 
 mod certificates;
+mod clients;
 mod collector;
 mod config;
 mod error;
@@ -28,6 +29,7 @@ mod suffix;
 mod text;
 
 pub use certificates::CaCertificates;
+pub use clients::{Clients, Connection, Responses, ShutOut, Weights};
 pub use collector::Collector;
 pub use config::{
     Admin, Cache, ClientCertificate, Cluster, Config, Confinement, Listen, Query, Route, Threads, Upstream,

@@ -24,6 +24,32 @@ pub(crate) fn skip(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// Whether the pointers of the name that starts at `at` each lead back (RFC 1035 §4.1.4) and to labels, so that whoever
+/// follows them comes to its end, within the length of a name.
+pub(crate) fn leads_back(message: &[u8], at: usize) -> bool {
+    let (mut next, mut earliest, mut total) = (at, at, 0);
+    loop {
+        let Some(length) = message.get(next).map(|length| usize::from(*length)) else { return false };
+        match length {
+            0..=LONGEST_LABEL => {
+                (next, total) = (next + 1 + length, total + 1 + length);
+                if length == 0 || total > LONGEST {
+                    return total <= LONGEST;
+                }
+            }
+            0xc0.. => {
+                let Some(pointer) = super::read_u16(message, next) else { return false };
+                next = usize::from(pointer & 0x3fff);
+                if next >= earliest {
+                    return false;
+                }
+                earliest = next;
+            }
+            _ => return false,
+        }
+    }
+}
+
 /// Appends the name that starts at `at`, its pointers followed, and says where it ends in the message. `None` for a name
 /// that is cut, too long, or whose pointers do not lead back (RFC 1035 §4.1.4), so that none goes in circles.
 pub(crate) fn expand(message: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
@@ -260,7 +286,9 @@ mod tests {
         ) {
             bytes.insert(0, 0);
             let mut out = Vec::new();
-            if let Some(end) = expand(&bytes, at, &mut out) {
+            let expanded = expand(&bytes, at, &mut out);
+            prop_assert_eq!(leads_back(&bytes, at), expanded.is_some());
+            if let Some(end) = expanded {
                 prop_assert_eq!(Some(end), skip(&bytes, at));
                 prop_assert_eq!(uncompressed_length(&out), Some(out.len()));
             }

@@ -1,6 +1,6 @@
 //! What a client sent.
 
-use super::name::{Name, uncompressed_length};
+use super::name::{Name, leads_back, uncompressed_length};
 use super::{CLASS_IN, HEADER, Rcode, Record, UDP_PAYLOAD, UDP_PAYLOAD_WITHOUT_EDNS, flag, read_u16, rtype};
 
 /// A question's bytes: name, type, class (RFC 1035 §4.1.2).
@@ -144,6 +144,10 @@ fn walk(message: &[u8], mut at: usize, before_additional: u32, additionals: u16)
     let mut edns = None;
     for index in 0..before_additional + u32::from(additionals) {
         let record = Record::at(message, at)?;
+        // Nobody follows an owner's pointers here; but what goes in circles is no message.
+        if !leads_back(message, at) {
+            return None;
+        }
         at = record.end;
         if record.rtype == rtype::OPT {
             // RFC 6891 §6.1.1: at most one, in the additional section, owned by the root.

@@ -84,6 +84,11 @@ fn an_error_names_the_path_of_the_field_and_the_remedy() {
         ),
         ("events: {buffer: 1}", "events.buffer: ", "from 16 to 65536"),
         ("events: {labels: {Team: a}}", "events.labels: ", "lower-case"),
+        ("clients: {inFlight: 0}", "clients.inFlight: ", "from 1 to 65536"),
+        ("clients: {connection: {queryOctets: 100}}", "clients.connection.queryOctets: ", "from 512 to 65535"),
+        ("clients: {connection: {owed: 1Ki}}", "clients.connection.owed: ", "from 128Ki to 64Mi"),
+        ("clients: {shutOut: {mostSeconds: 5}}", "clients.shutOut.mostSeconds: ", "from 10 to 604800"),
+        ("clients: {shutOut: {weights: {slow: many}}}", "clients.shutOut.weights.slow: ", "expected u32"),
     ] {
         let error = refused(text);
         assert!(error.starts_with(path) && error.contains(remedy), "{text}: {error}");
@@ -119,6 +124,9 @@ fn a_configuration_written_as_json_reads_back_the_same() {
     config.cluster = Some(Cluster { domain: "cluster.local".parse().unwrap() });
     config.cache.size = Some(ByteSize::from_bytes(4 << 20));
     config.confinement = Confinement(false);
+    assert!(!config.to_json().contains("clients"), "what is as by default need not travel on every pod");
+    config.clients.shut_out.weights.slow = 7;
+    config.clients.owed_in_all = ByteSize::from_bytes(8 << 20);
     assert_eq!(Config::from_yaml(&config.to_json()), Ok(config));
 }
 
