@@ -1,6 +1,8 @@
-//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Nothing here tells a name that was asked, or a client.
+//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`, which tell neither a name that was asked nor a client, and,
+//! on loopback alone, `/debug/clients`.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use crate::clients::{Clients, report};
 use crate::resolve::Resolver;
 
 /// Connections at once; the next ones wait in the kernel.
@@ -32,6 +35,8 @@ pub struct Admin {
     pub registry: Registry,
     /// Asked whether upstreams answer.
     pub resolver: Arc<Resolver>,
+    /// Asked who misbehaved.
+    pub clients: Arc<Clients>,
 }
 
 /// Serves until told to stop.
@@ -44,12 +49,12 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stop: watch::Re
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let admin = Arc::clone(&admin);
                 tokio::spawn(async move {
                     // An endless or broken connection is closed here; nothing is owed to it.
                     let resolver = Arc::clone(&admin.resolver);
-                    let _ = resolver.panics().contain_task("admin", timeout(LIFETIME, converse(stream, admin))).await;
+                    let _ = resolver.panics().contain_task("admin", timeout(LIFETIME, converse(stream, peer, admin))).await;
                     drop(slot);
                 });
             }
@@ -58,9 +63,9 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stop: watch::Re
     }
 }
 
-async fn converse(stream: TcpStream, admin: Arc<Admin>) -> hyper::Result<()> {
+async fn converse(stream: TcpStream, peer: SocketAddr, admin: Arc<Admin>) -> hyper::Result<()> {
     let answer = service_fn(move |request| {
-        let response = admin.answer(&request);
+        let response = admin.answer(&request, peer);
         async { Ok::<_, Infallible>(response) }
     });
     hyper::server::conn::http1::Builder::new()
@@ -71,7 +76,7 @@ async fn converse(stream: TcpStream, admin: Arc<Admin>) -> hyper::Result<()> {
 }
 
 impl Admin {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n".to_owned());
         }
@@ -83,7 +88,13 @@ impl Admin {
                 Some(failure) => text(StatusCode::SERVICE_UNAVAILABLE, format!("no upstream answers: {failure}\n")),
             },
             "/metrics" => self.metrics(),
-            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".to_owned()),
+            "/debug/clients" if !peer.ip().to_canonical().is_loopback() => {
+                let remedy =
+                    "clients are told of on loopback alone: use kubectl port-forward, or ask on the machine itself\n";
+                text(StatusCode::FORBIDDEN, remedy.to_owned())
+            }
+            "/debug/clients" => text(StatusCode::OK, report::table(&self.clients.rows())),
+            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics and /debug/clients\n".to_owned()),
         }
     }
 

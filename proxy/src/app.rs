@@ -17,7 +17,9 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::cache::{self, Cache};
+use crate::clients::{Clients, Telling};
 use crate::config::{Resolved, without_ipv6};
+use crate::drops::Drops;
 use crate::events::{Carriers, Events};
 use crate::listener::{self, Sockets, listen_tcp, tcp, udp};
 use crate::panics::Panics;
@@ -32,10 +34,11 @@ pub struct App {
     sockets: Sockets,
     admin_listener: TcpListener,
     admin: Arc<Admin>,
+    clients: Arc<Clients>,
     resolver: Arc<Resolver>,
     metrics: listener::Metrics,
     carriers: Carriers,
-    connections: usize,
+    limits: tcp::Limits,
     deadline: Duration,
 }
 
@@ -89,11 +92,13 @@ pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Re
         cache: Cache::new(cache, registry),
         router: config.router,
         groups,
-        access: config.access,
         events,
         panics,
         deadline: config.deadline,
         in_flight: config.in_flight,
+        in_flight_of_one: config.clients.in_flight,
+        cookies: config.cookies,
+        drops: Drops::new(registry),
     };
     Resolver::new(stages, runtime, registry)
 }
@@ -105,12 +110,16 @@ impl App {
         register_build(&mut registry);
         config.confined.register(&mut registry);
         let (listen, admin_address) = (config.listen, config.admin);
-        let (threads, connections, deadline) = (config.threads, config.connections, config.deadline);
+        let (threads, deadline) = (config.threads, config.deadline);
+        let limits = tcp::Limits::of(config.connections, &config.clients);
+        let (access, settings) = (config.access.clone(), config.clients.clone());
         let (events, carriers) = Events::start(std::mem::take(&mut config.events), &mut registry);
         config.confined.tell(&events);
         let resolver = Arc::new(resolver(config, events.clone(), &mut registry));
-        let metrics = listener::Metrics::telling(events, resolver.panics().clone());
+        let metrics = listener::Metrics::telling(events.clone(), resolver.panics().clone());
         metrics.register(&mut registry);
+        let telling = Telling { runtime: Handle::current(), drops: resolver.drops().clone(), events };
+        let clients = Clients::new(access, settings, telling, &mut registry);
         let sockets = Sockets::bind(listen, threads).map_err(|error| BindError {
             flag: "--host, --port",
             address: listen,
@@ -118,8 +127,8 @@ impl App {
         })?;
         let admin_listener =
             bind_admin(admin_address).map_err(|error| BindError { flag: "--admin", address: admin_address, error })?;
-        let admin = Arc::new(Admin { registry, resolver: Arc::clone(&resolver) });
-        Ok(Self { sockets, admin_listener, admin, resolver, metrics, carriers, connections, deadline })
+        let admin = Arc::new(Admin { registry, resolver: Arc::clone(&resolver), clients: Arc::clone(&clients) });
+        Ok(Self { sockets, admin_listener, admin, clients, resolver, metrics, carriers, limits, deadline })
     }
 
     /// Where queries are taken; UDP and TCP have the same port.
@@ -137,16 +146,21 @@ impl App {
         let (stop, stopped) = watch::channel(false);
         let mut listeners = JoinSet::new();
         self.resolver.warm_up();
-        let readers = match udp::Readers::start(self.sockets.udp, &self.resolver, &self.metrics) {
+        let readers = match udp::Readers::start(self.sockets.udp, &self.clients, &self.resolver, &self.metrics) {
             Ok(readers) => readers,
             Err(error) => {
                 warn!(%error, "no thread can read datagrams; the proxy stops");
                 return false;
             }
         };
-        let clients =
-            tcp::serve(self.sockets.tcp, self.connections, Arc::clone(&self.resolver), self.metrics, stopped.clone());
-        listeners.spawn(clients);
+        let service = tcp::Service {
+            listener: self.sockets.tcp,
+            limits: self.limits,
+            clients: self.clients,
+            resolver: Arc::clone(&self.resolver),
+            metrics: self.metrics,
+        };
+        listeners.spawn(service.run(stopped.clone()));
         listeners.spawn(admin::serve(self.admin_listener, self.admin, stopped));
         let asked_to_stop = tokio::select! {
             () = shutdown => true,

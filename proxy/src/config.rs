@@ -9,11 +9,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dot_proxy_config::{Config, ConfigError, Protocol, Strategy};
+use dot_proxy_config::{Clients, Config, ConfigError, Protocol, Strategy};
 
 use self::transports::Common;
 use self::trust::{Trust, collector};
-use crate::clients::Access;
+use crate::clients::access::Access;
+use crate::clients::cookies::Cookies;
 use crate::confine::InForce;
 use crate::events;
 use crate::policy::Policy;
@@ -42,9 +43,13 @@ pub struct Resolved {
     /// Threads that read datagrams.
     pub threads: usize,
     /// TCP clients at once.
-    pub connections: usize,
+    pub connections: u32,
     /// Who may ask.
     pub access: Access,
+    /// What each client may take, and what becomes of those that misbehave.
+    pub clients: Clients,
+    /// What makes and knows DNS cookies.
+    pub cookies: Option<Cookies>,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
     /// Which questions leave.
@@ -110,8 +115,10 @@ impl Resolved {
         Ok(Self {
             listen: SocketAddr::new(written.listen.host, written.listen.port),
             threads: usize::from(written.threads.0),
-            connections: usize::try_from(written.listen.connections).unwrap_or(usize::MAX),
+            connections: written.listen.connections,
             access: Access::private_and(&written.listen.allow),
+            clients: written.clients.clone(),
+            cookies: if written.clients.cookies { Cookies::with_random_secret() } else { None },
             admin: written.admin.address,
             policy: Policy::new(written.cluster.as_ref().map(|cluster| &cluster.domain)),
             router,

@@ -22,6 +22,7 @@ pub mod clients;
 pub mod config;
 pub mod confine;
 pub mod datagrams;
+pub mod drops;
 pub mod events;
 pub mod listener;
 pub mod logging;

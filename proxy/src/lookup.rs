@@ -6,14 +6,14 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::cache::Key;
 use crate::panics::provoked;
 use crate::replies::{Outbox, Recipient};
-use crate::resolve::Resolver;
+use crate::resolve::{Place, Resolver};
 use crate::router::{DEFAULT, GroupIndex, ROUTE_UNAVAILABLE};
 use crate::upstream::cause::{Cause, Failure};
 use crate::upstream::connection::{Asker, Attempt, Query};
@@ -66,7 +66,7 @@ struct State {
     first_ended: Option<Result<Answer, Cause>>,
     over: bool,
     /// Holds a place among the queries in flight for a lookup that nobody waits for.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 /// How far a lookup had come when a task had to see to it.
@@ -87,7 +87,7 @@ pub struct Waiter {
     /// Where its reply goes.
     pub recipient: Recipient,
     /// Its place among the queries in flight.
-    pub place: OwnedSemaphorePermit,
+    pub place: Place,
 }
 
 /// The lookups under way, by the hash of their keys.
@@ -119,12 +119,7 @@ impl Lookups {
     }
 
     /// A lookup that nobody waits for, unless the same is under way; it takes a place all the same.
-    pub fn refresh(
-        &self,
-        resolver: &Arc<Resolver>,
-        subject: Subject<'_>,
-        place: OwnedSemaphorePermit,
-    ) -> Option<Arc<Lookup>> {
+    pub fn refresh(&self, resolver: &Arc<Resolver>, subject: Subject<'_>, place: Place) -> Option<Arc<Lookup>> {
         let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
         match by_key.entry(Key::of(subject.asked, subject.question).hash()) {
             Entry::Occupied(_) => None,
@@ -143,12 +138,7 @@ impl Lookups {
 }
 
 impl Lookup {
-    fn new(
-        resolver: &Arc<Resolver>,
-        subject: Subject<'_>,
-        waiter: Option<Waiter>,
-        place: Option<OwnedSemaphorePermit>,
-    ) -> Arc<Self> {
+    fn new(resolver: &Arc<Resolver>, subject: Subject<'_>, waiter: Option<Waiter>, place: Option<Place>) -> Arc<Self> {
         let Subject { asked, question, group, stale } = subject;
         let began = Instant::now();
         let waiters = waiter.into_iter().collect();

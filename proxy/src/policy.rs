@@ -19,6 +19,14 @@ pub const SINGLE_LABEL: &str = "single-label";
 /// The rule that keeps names of special use which are nobody's business outside.
 pub const SPECIAL_USE: &str = "special-use";
 
+/// What is answered, in datagrams, to who asks for all types (RFC 8482 §4.2): a HINFO that names that document.
+pub const MINIMAL_ANY: Own<'static> = Own {
+    rcode: Rcode::NOERROR,
+    answer: Some(OwnRecord { owner: None, rtype: rtype::HINFO, ttl: 3_600, rdata: b"\x07RFC8482\x00" }),
+    authority: None,
+    cause: None,
+};
+
 /// What to do with a question.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {

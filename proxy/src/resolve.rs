@@ -3,7 +3,10 @@
 //! [`Resolver::begin`] answers at once what it can, on the reader's own stack; what an upstream has to be asked for becomes
 //! a lookup, whose answer goes to the client later. Stages never call each other: they are called here.
 
-use std::net::IpAddr;
+mod places;
+mod proof;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +15,16 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::cache::{Cache, Found, Hit, Key};
-use crate::clients::Access;
+use crate::clients::cookies::{Cookies, Worth};
+use crate::clients::who::Who;
+use crate::drops::{Dropped, Drops};
 use crate::events::Events;
 use crate::lookup::{Lookups, Subject, Waiter};
 use crate::panics::{Panics, provoked};
-use crate::policy::{Policy, Verdict};
+use crate::policy::{self, Policy, Verdict};
 use crate::replies::Recipient;
 use crate::router::{DEFAULT, GroupIndex, Router};
 use crate::upstream::cause::Failure;
@@ -29,7 +33,10 @@ use crate::wire::name::{LowerName, Name};
 use crate::wire::reply;
 use crate::wire::request::{self, Asked, Invalid, Question};
 use crate::wire::response::Answer;
-use crate::wire::{ExtendedError, Rcode, flag, read_u16};
+use crate::wire::{ExtendedError, Rcode, flag, read_u16, rtype};
+
+pub use self::places::Place;
+use self::places::{NoPlace, Places};
 
 /// Longest message over TCP (RFC 1035 §4.2.2).
 const TCP_LIMIT: usize = 65_535;
@@ -43,6 +50,29 @@ pub enum Protocol {
     Tcp,
 }
 
+/// How a message came, and from whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// How.
+    pub protocol: Protocol,
+    /// From where; who sent a datagram may have forged it.
+    pub address: SocketAddr,
+    /// Whether that matters.
+    pub trust: Trust,
+}
+
+/// What a query must show to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Nothing.
+    Usual,
+    /// A DNS cookie that proves where it came from (RFC 7873).
+    WithCookie {
+        /// Without one it is told so by something no larger than it is; or nothing.
+        else_told: bool,
+    },
+}
+
 /// What came of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -50,8 +80,12 @@ pub enum Step {
     Reply,
     /// The message is no valid query; the reply that says so is in the buffer.
     ReplyInvalid,
+    /// The client has as many queries in flight as is its share; the reply that says so is in the buffer.
+    ReplyOverShare,
     /// The message is nothing that could be answered.
     Ignore,
+    /// The query is valid, and is not answered.
+    Withheld,
     /// An upstream is asked; the reply will go to the recipient.
     Waiting,
 }
@@ -62,34 +96,21 @@ pub struct Asking {
     batch: Batch,
 }
 
-/// Why a datagram or a connection was not served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// The source is not served.
-    Source,
-    /// There are as many TCP clients as are allowed.
-    Connections,
-    /// No query at all.
-    NotAQuery,
-    /// As many queries wait for upstreams as are allowed (answered SERVFAIL).
-    Overload,
-}
-
 /// Everything that answering takes.
 pub struct Resolver {
     policy: Policy,
     cache: Cache,
     router: Router,
     groups: Vec<Group>,
-    access: Access,
     events: Events,
     panics: Panics,
     deadline: Duration,
     lookups: Lookups,
-    places: Arc<Semaphore>,
-    in_flight: usize,
+    places: Places,
     runtime: Handle,
+    cookies: Option<Cookies>,
     metrics: Metrics,
+    drops: Drops,
 }
 
 /// What the stages are; [`Resolver::new`] puts them together.
@@ -102,8 +123,6 @@ pub struct Stages {
     pub router: Router,
     /// The groups; the first answers what no route covers.
     pub groups: Vec<Group>,
-    /// Who may ask.
-    pub access: Access,
     /// Where what a security team wants to know is told.
     pub events: Events,
     /// What counts queries lost to a defect.
@@ -112,6 +131,12 @@ pub struct Stages {
     pub deadline: Duration,
     /// Queries that may wait for an upstream; the next one is answered SERVFAIL at once, so that those can be finished.
     pub in_flight: usize,
+    /// How many of them may be of one client.
+    pub in_flight_of_one: u32,
+    /// What makes and knows DNS cookies.
+    pub cookies: Option<Cookies>,
+    /// Where is counted what is not served.
+    pub drops: Drops,
 }
 
 struct Metrics {
@@ -119,10 +144,7 @@ struct Metrics {
     tcp: Counter,
     /// By the four low bits of the response code.
     responses: [Counter; 16],
-    source: Counter,
-    connections: Counter,
-    not_a_query: Counter,
-    overload: Counter,
+    cookies: proof::Metrics,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -135,16 +157,10 @@ struct RcodeLabel {
     rcode: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
-
 impl Metrics {
     fn new(registry: &mut Registry) -> Self {
         let queries = Family::<ProtocolLabel, Counter>::default();
         let responses = Family::<RcodeLabel, Counter>::default();
-        let dropped = Family::<ReasonLabel, Counter>::default();
         let rcode = |code| responses.get_or_create_owned(&RcodeLabel { rcode: Rcode(code).as_str() });
         let mut code = 0;
         let metrics = Self {
@@ -154,14 +170,10 @@ impl Metrics {
                 code += 1;
                 rcode(code - 1)
             }),
-            source: dropped.get_or_create_owned(&ReasonLabel { reason: "source" }),
-            connections: dropped.get_or_create_owned(&ReasonLabel { reason: "connections" }),
-            not_a_query: dropped.get_or_create_owned(&ReasonLabel { reason: "not-a-query" }),
-            overload: dropped.get_or_create_owned(&ReasonLabel { reason: "overload" }),
+            cookies: proof::Metrics::new(registry),
         };
         registry.register("queries", "Messages taken from clients", queries);
         registry.register("responses", "Replies to clients", responses);
-        registry.register("dropped", "Messages and connections not served", dropped);
         metrics
     }
 }
@@ -169,8 +181,20 @@ impl Metrics {
 impl Resolver {
     /// Puts the stages together; lookups run on the runtime.
     pub fn new(stages: Stages, runtime: Handle, registry: &mut Registry) -> Self {
-        let Stages { policy, cache, router, groups, access, events, panics, deadline, in_flight } = stages;
-        let places = Arc::new(Semaphore::new(in_flight));
+        let Stages {
+            policy,
+            cache,
+            router,
+            groups,
+            events,
+            panics,
+            deadline,
+            in_flight,
+            in_flight_of_one,
+            cookies,
+            drops,
+        } = stages;
+        let places = Places::new(in_flight, in_flight_of_one);
         let metrics = Metrics::new(registry);
         let lookups = Lookups::default();
         Self {
@@ -178,15 +202,15 @@ impl Resolver {
             cache,
             router,
             groups,
-            access,
             events,
             panics,
             deadline,
             lookups,
             places,
-            in_flight,
             runtime,
+            cookies,
             metrics,
+            drops,
         }
     }
 
@@ -200,36 +224,20 @@ impl Resolver {
         self.groups.first().and_then(Group::failing)
     }
 
-    /// Whether a source is served; who is not is counted.
-    pub fn admits(&self, source: IpAddr) -> bool {
-        let admitted = self.access.admits(source);
-        if !admitted {
-            self.count_dropped(Dropped::Source);
-        }
-        admitted
-    }
-
-    /// Counts what is not served.
-    pub fn count_dropped(&self, dropped: Dropped) {
-        match dropped {
-            Dropped::Source => &self.metrics.source,
-            Dropped::Connections => &self.metrics.connections,
-            Dropped::NotAQuery => &self.metrics.not_a_query,
-            Dropped::Overload => &self.metrics.overload,
-        }
-        .inc();
-    }
-
     /// Counts a reply to a client.
     pub fn count_response(&self, reply: &[u8]) {
         let rcode = read_u16(reply, 2).unwrap_or_default() & flag::RCODE;
         self.metrics.responses[usize::from(rcode)].inc();
     }
 
+    /// Where is counted what is not served.
+    pub fn drops(&self) -> &Drops {
+        &self.drops
+    }
+
     /// Waits until no query waits for an upstream.
     pub async fn drained(&self) {
-        let all = u32::try_from(self.in_flight).unwrap_or(u32::MAX);
-        let _ = self.places.acquire_many(all).await; // the semaphore is never closed
+        self.places.all_free().await;
     }
 
     /// Reads a message, and answers it if that needs no upstream: the reply is appended to the buffer. Else it is asked
@@ -237,29 +245,34 @@ impl Resolver {
     pub fn begin(
         self: &Arc<Self>,
         message: &[u8],
-        protocol: Protocol,
+        sender: Sender,
         now: Instant,
         out: &mut Vec<u8>,
         asking: &mut Asking,
         recipient: impl FnOnce() -> Recipient,
     ) -> Step {
-        match protocol {
+        match sender.protocol {
             Protocol::Udp => self.metrics.udp.inc(),
             Protocol::Tcp => self.metrics.tcp.inc(),
         };
         let start = out.len();
         let step = match request::parse(message) {
-            Ok((asked, question)) => self.begin_valid(asked, question, protocol, now, out, asking, recipient),
-            Err(Invalid::Answered(asked, rcode)) => {
+            Ok((mut asked, question)) => match (sender.trust, self.judge_cookie(&mut asked, sender, now)) {
+                (Trust::WithCookie { else_told }, worth) if worth != Some(Worth::Valid) => {
+                    self.answer_unproven(asked, question, message.len(), else_told, out)
+                }
+                _ => self.begin_valid(asked, question, sender, now, out, asking, recipient),
+            },
+            Err(Invalid::Answered(asked, rcode)) if sender.trust == Trust::Usual => {
                 reply::bare_failure(out, asked, rcode);
                 if rcode == Rcode::FORMERR { Step::ReplyInvalid } else { Step::Reply }
             }
-            Err(Invalid::Ignored) => Step::Ignore,
+            Err(Invalid::Answered(..) | Invalid::Ignored) => Step::Ignore,
         };
         match step {
-            Step::Ignore => self.count_dropped(Dropped::NotAQuery),
-            Step::Reply | Step::ReplyInvalid => self.count_response(&out[start..]),
-            Step::Waiting => {}
+            Step::Ignore => self.drops.count(Dropped::NotAQuery),
+            Step::Reply | Step::ReplyInvalid | Step::ReplyOverShare => self.count_response(&out[start..]),
+            Step::Waiting | Step::Withheld => {}
         }
         step
     }
@@ -269,7 +282,7 @@ impl Resolver {
         self: &Arc<Self>,
         asked: Asked,
         question: Question<'_>,
-        protocol: Protocol,
+        sender: Sender,
         now: Instant,
         out: &mut Vec<u8>,
         asking: &mut Asking,
@@ -279,11 +292,14 @@ impl Resolver {
             reply::failure(out, asked, question, Rcode::BADVERS, None);
             return Step::Reply;
         }
-        let limit = match protocol {
+        let limit = match sender.protocol {
             Protocol::Udp => asked.udp_limit(),
             Protocol::Tcp => TCP_LIMIT,
         };
         provoked("begin", question);
+        if question.qtype() == rtype::ANY && sender.protocol == Protocol::Udp && question.is_internet() {
+            return self.answer_any(asked, question, now, out);
+        }
         let key = Key::of(asked, question);
         let stale = match self.cache.get(&key, now.into_std()) {
             Found::Fresh(hit) => {
@@ -317,11 +333,9 @@ impl Resolver {
             self.refresh(asked, question, Some(stale.clone()), now, asking);
             return Step::Reply;
         }
-        let Some(place) = self.place() else {
-            let cause = ExtendedError { code: ExtendedError::OTHER, text: "overload".to_owned() };
-            reply::failure(out, asked, question, Rcode::SERVFAIL, Some(&cause));
-            self.count_dropped(Dropped::Overload);
-            return Step::Reply;
+        let place = match self.places.take(Who::sending(sender.address)) {
+            Ok(place) => place,
+            Err(none) => return self.answer_overload(asked, question, none, out),
         };
         let subject = Subject { asked, question, group, stale };
         let waiter = Waiter { asked, question: None, limit, recipient: recipient(), place };
@@ -329,6 +343,31 @@ impl Resolver {
             lookup.start(now, &mut asking.batch);
         }
         Step::Waiting
+    }
+
+    /// Who asks for all there is gets something (RFC 8482 §4.2), and all of it over TCP: nothing is made larger in the name
+    /// of others.
+    #[cold]
+    fn answer_any(&self, asked: Asked, question: Question<'_>, now: Instant, out: &mut Vec<u8>) -> Step {
+        let lower = LowerName::of(question.name());
+        let group = self.router.route(lower.name());
+        let limit = asked.udp_limit();
+        self.answer_here(asked, question, lower.name(), group, now, out, limit).unwrap_or_else(|| {
+            reply::own(out, asked, question, &policy::MINIMAL_ANY);
+            Step::Reply
+        })
+    }
+
+    #[cold]
+    fn answer_overload(&self, asked: Asked, question: Question<'_>, none: NoPlace, out: &mut Vec<u8>) -> Step {
+        let (dropped, step) = match none {
+            NoPlace::OfAll => (Dropped::Overload, Step::Reply),
+            NoPlace::OfClient => (Dropped::ClientOverload, Step::ReplyOverShare),
+        };
+        let cause = ExtendedError { code: ExtendedError::OTHER, text: dropped.as_str().to_owned() };
+        reply::failure(out, asked, question, Rcode::SERVFAIL, Some(&cause));
+        self.drops.count(dropped);
+        step
     }
 
     /// Sends what a batch has to ask.
@@ -375,7 +414,7 @@ impl Resolver {
         now: Instant,
         asking: &mut Asking,
     ) {
-        let Some(place) = self.place() else { return };
+        let Some(place) = self.places.take_for_nobody() else { return };
         // What is kept is what recursion finds, whoever the client was that showed that it is in use.
         let asked = Asked { flags: asked.flags | flag::RD, ..asked };
         let group = self.router.route(LowerName::of(question.name()).name());
@@ -383,10 +422,6 @@ impl Resolver {
         if let Some(lookup) = self.lookups.refresh(self, subject, place) {
             lookup.start(now, &mut asking.batch);
         }
-    }
-
-    fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     /// Where what happens to queries is told.

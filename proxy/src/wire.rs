@@ -10,6 +10,7 @@
 use std::fmt;
 
 pub mod answer;
+pub mod cookie;
 mod denial;
 pub mod fault;
 pub mod name;
@@ -59,6 +60,8 @@ pub mod rtype {
     pub const SOA: u16 = 6;
     /// Pointer to a name.
     pub const PTR: u16 = 12;
+    /// Host information (RFC 8482).
+    pub const HINFO: u16 = 13;
     /// IPv6 address.
     pub const AAAA: u16 = 28;
     /// EDNS (RFC 6891).
@@ -99,6 +102,8 @@ impl Rcode {
     pub const REFUSED: Self = Self(5);
     /// The EDNS version is not spoken here.
     pub const BADVERS: Self = Self(16);
+    /// The query's cookie is not one that was made here (RFC 7873).
+    pub const BADCOOKIE: Self = Self(23);
 
     /// The mnemonic, `other` for those that no label needs to tell apart.
     pub fn as_str(self) -> &'static str {
@@ -110,6 +115,7 @@ impl Rcode {
             Self::NOTIMP => "NOTIMP",
             Self::REFUSED => "REFUSED",
             Self::BADVERS => "BADVERS",
+            Self::BADCOOKIE => "BADCOOKIE",
             _ => "other",
         }
     }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use allocation_counter::measure;
 use dot_proxy::cache::{Cache, Found, Key, Settings};
 use dot_proxy::config::Resolved;
+use dot_proxy::drops::Drops;
 use dot_proxy::events::Events;
 use dot_proxy::panics::Panics;
-use dot_proxy::resolve::{Asking, Protocol, Resolver, Stages, Step};
+use dot_proxy::resolve::{Asking, Protocol, Resolver, Sender, Stages, Step, Trust};
 use dot_proxy::upstream::group::Group;
 use dot_proxy::upstream::server;
 use dot_proxy::wire::name::from_text;
@@ -58,11 +59,13 @@ fn resolver(cache: Cache, runtime: &Runtime) -> Arc<Resolver> {
         cache,
         router: config.router,
         groups: groups.collect(),
-        access: config.access,
         events: Events::none(),
         panics: Panics::default(),
         deadline: config.deadline,
         in_flight: config.in_flight,
+        in_flight_of_one: config.clients.in_flight,
+        cookies: config.cookies,
+        drops: Drops::new(&mut Registry::default()),
     };
     Arc::new(Resolver::new(stages, runtime.handle().clone(), &mut Registry::default()))
 }
@@ -96,11 +99,12 @@ fn a_hit_allocates_nothing_be_it_fresh_remembered_too_long_or_the_proxys_own() {
     let (mut out, mut asking) = (Vec::with_capacity(65_535), Asking::default());
     for query in &queries {
         for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let sender = Sender { protocol, address: "127.0.0.1:40000".parse().unwrap(), trust: Trust::Usual };
             let mut step = Step::Waiting;
             let allocated = measure(|| {
                 out.clear();
                 let recipient = || panic!("nothing has to be asked");
-                step = resolver.begin(query, protocol, now, &mut out, &mut asking, recipient);
+                step = resolver.begin(query, sender, now, &mut out, &mut asking, recipient);
             });
             assert_eq!(allocated.count_total, 0, "{query:?}");
             assert!(matches!(step, Step::Ignore) == out.is_empty());

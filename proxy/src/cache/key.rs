@@ -150,7 +150,7 @@ mod tests {
         let key = Key::of(ASKED, one);
         assert!(key.is_of(Asked { id: 2, flags: flag::RD | flag::AD, edns: None }, other));
         assert!(!key.is_of(ASKED, aaaa));
-        let dnssec_ok = Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true });
+        let dnssec_ok = Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true, cookie: None });
         for asked in [
             Asked { flags: 0, ..ASKED },
             Asked { flags: flag::RD | flag::CD, ..ASKED },

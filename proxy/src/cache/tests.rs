@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 
 const ASKED: Asked = Asked { id: 1, flags: flag::RD, edns: None };
-const WITH_DO: Asked = Asked { edns: Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true }), ..ASKED };
+const WITH_DO: Asked =
+    Asked { edns: Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true, cookie: None }), ..ASKED };
 const WITH_CD: Asked = Asked { flags: flag::RD | flag::CD, ..ASKED };
 const A: u16 = 1;
 const AAAA: u16 = 28;

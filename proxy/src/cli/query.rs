@@ -2,6 +2,8 @@
 
 mod presentation;
 
+use std::net::Ipv4Addr;
+
 use clap::Args;
 use hickory_proto::rr::RecordType;
 use prometheus_client::registry::Registry;
@@ -14,7 +16,7 @@ use crate::config::Resolved;
 use crate::events::Events;
 use crate::logging::{self, Destination};
 use crate::replies::Recipient;
-use crate::resolve::{Asking, Protocol, Step};
+use crate::resolve::{Asking, Protocol, Sender, Step, Trust};
 use crate::wire::{HEADER, Rcode, UDP_PAYLOAD, flag, response, rtype};
 
 /// Look a name up once, by the same configuration, and print the answer
@@ -45,12 +47,14 @@ impl Query {
             let (mut reply, mut asking) = (Vec::new(), Asking::default());
             let (recipient, later) = Recipient::caller();
             // Over TCP nothing is truncated.
-            match resolver.begin(&message, Protocol::Tcp, began, &mut reply, &mut asking, || recipient) {
+            let address = (Ipv4Addr::LOCALHOST, 0).into();
+            let sender = Sender { protocol: Protocol::Tcp, address, trust: Trust::Usual };
+            match resolver.begin(&message, sender, began, &mut reply, &mut asking, || recipient) {
                 Step::Waiting => {
                     resolver.flush(&mut asking);
                     later.await.map_err(|_| Failure::Work("no reply came".to_owned()))
                 }
-                Step::Reply | Step::ReplyInvalid | Step::Ignore => Ok(reply),
+                Step::Reply | Step::ReplyInvalid | Step::ReplyOverShare | Step::Withheld | Step::Ignore => Ok(reply),
             }
         })?;
         self.print(&reply, began)

@@ -144,7 +144,7 @@ impl Writer {
                 field("network", json!({"protocol": "dns", "transport": transport.as_str()}));
                 own("misbehaviour", (*how).into());
             }
-            Event::ClientShutOut { how, duration, times, .. } => {
+            Event::ClientShutOut { how, duration, times, .. } | Event::ClientSlowed { how, duration, times, .. } => {
                 own("misbehaviour", (*how).into());
                 own("seconds", duration.as_secs().into());
                 own("times", (*times).into());
@@ -206,8 +206,12 @@ fn sort(event: &Event, count: u64) -> Sort {
             let message = format!("a client is shut out for {} s: {how}", duration.as_secs());
             ("alert", INTRUSION, DENIED, "success", Warning, message)
         }
+        Event::ClientSlowed { duration, how, .. } => {
+            let message = format!("a port of loopback is served little for {} s: {how}", duration.as_secs());
+            ("alert", INTRUSION, DENIED, "success", Warning, message)
+        }
         Event::ClientReadmitted { .. } => {
-            let message = "a client that was shut out is served again".to_owned();
+            let message = "a client that was shut out or slowed is served again".to_owned();
             ("event", NETWORK, &["allowed"][..], "success", Notice, message)
         }
         Event::ConnectionReset { why, .. } => {

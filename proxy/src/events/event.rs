@@ -30,7 +30,18 @@ pub enum Event {
         /// How often it has been shut out, this time included.
         times: u32,
     },
-    /// A client that was shut out is served again.
+    /// A port of loopback is served little for a while: what is of this machine is never shut out.
+    ClientSlowed {
+        /// Its address.
+        client: IpAddr,
+        /// What it did last.
+        how: &'static str,
+        /// For how long.
+        duration: Duration,
+        /// How often it has been slowed, this time included.
+        times: u32,
+    },
+    /// A client that was shut out or slowed is served again.
     ClientReadmitted {
         /// Its address; of IPv6 the first of its /64.
         client: IpAddr,
@@ -143,6 +154,7 @@ impl Event {
         match self {
             Self::ClientMisbehaved { .. } => "client-misbehaved",
             Self::ClientShutOut { .. } => "client-shut-out",
+            Self::ClientSlowed { .. } => "client-slowed",
             Self::ClientReadmitted { .. } => "client-readmitted",
             Self::ConnectionReset { .. } => "connection-reset",
             Self::SourceRefused { .. } => "source-refused",
@@ -162,7 +174,9 @@ impl Event {
             Self::ClientMisbehaved { client, .. }
             | Self::ConnectionReset { client, .. }
             | Self::SourceRefused { client, .. } => Some(client.ip()),
-            Self::ClientShutOut { client, .. } | Self::ClientReadmitted { client } => Some(*client),
+            Self::ClientShutOut { client, .. }
+            | Self::ClientSlowed { client, .. }
+            | Self::ClientReadmitted { client } => Some(*client),
             Self::NameWithheld { client, .. } => *client,
             Self::CertificateRefused { .. }
             | Self::AnswerRefused { .. }
@@ -186,7 +200,9 @@ impl Event {
     /// The word beside the action.
     fn word(&self) -> &'static str {
         match self {
-            Self::ClientMisbehaved { how, .. } | Self::ClientShutOut { how, .. } => how,
+            Self::ClientMisbehaved { how, .. } | Self::ClientShutOut { how, .. } | Self::ClientSlowed { how, .. } => {
+                how
+            }
             Self::ConnectionReset { why, .. } | Self::AnswerRefused { why, .. } => why,
             Self::SourceRefused { transport, .. } => transport.as_str(),
             Self::NameWithheld { rule, .. } => rule,

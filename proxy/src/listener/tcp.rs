@@ -1,81 +1,218 @@
 //! Queries on connections (RFC 7766): kept and reused for valid queries without limit, many in flight, answered as they
-//! come; closed on the first invalid input, once what is owed has been written.
+//! come. The first invalid input ends a connection by a reset, once what is owed has arrived; who trickles, does not read,
+//! does not ask or takes more than its share is let go in the same way.
 
 mod client;
+mod closed;
+mod connections;
+mod unacknowledged;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use self::client::{Client, Closed, Scratch};
+use self::client::{Client, Scratch};
+use self::closed::{Closed, reset};
+use self::connections::{Connections, Full};
 use super::{ClosedLabel, Metrics};
-use crate::replies::Streams;
-use crate::resolve::{Dropped, Resolver};
+use crate::clients::Clients;
+use crate::clients::table::Offence;
+use crate::drops::Dropped;
+use crate::events::{Event, Transport};
+use crate::replies::{StreamOutbox, Streams};
+use crate::resolve::{Protocol, Resolver, Sender, Trust};
 
 thread_local! {
     /// Buffers belong to the thread, not to the client: one that is idle has none.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Accepts connections until told to stop, at most so many at once; then waits until every client has what it is owed.
-pub async fn serve(
-    listener: TcpListener,
-    connections: usize,
+/// What connections may take.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How many there may be.
+    pub connections: usize,
+    /// How many one client may have; loopback is not counted.
+    pub of_one_client: usize,
+    /// Octets kept for each, and for all.
+    pub kept: (usize, usize),
+    /// How long a connection may be without a query.
+    pub idle: Duration,
+    /// How long a query may take to arrive.
+    pub query: Duration,
+    /// How long replies may take to be taken.
+    pub reply: Duration,
+    /// Queries of a connection in flight; it is not read from until there are fewer.
+    pub in_flight: usize,
+    /// Longest query, in octets.
+    pub longest_query: usize,
+}
+
+impl Limits {
+    /// As they are written.
+    pub fn of(connections: u32, written: &dot_proxy_config::Clients) -> Self {
+        let size = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        let of_one = &written.connection;
+        Self {
+            connections: size(connections.into()),
+            of_one_client: size(written.connections.into()),
+            kept: (size(of_one.owed.bytes()), size(written.owed_in_all.bytes())),
+            idle: seconds(of_one.idle_seconds),
+            query: seconds(of_one.query_seconds),
+            reply: seconds(of_one.reply_seconds),
+            in_flight: size(of_one.in_flight.into()),
+            longest_query: size(of_one.query_octets.into()),
+        }
+    }
+}
+
+/// What serving connections takes.
+pub struct Service {
+    /// Where they come in.
+    pub listener: TcpListener,
+    /// What they may take.
+    pub limits: Limits,
+    /// Who may connect.
+    pub clients: Arc<Clients>,
+    /// What answers.
+    pub resolver: Arc<Resolver>,
+    /// What is counted and told.
+    pub metrics: Metrics,
+}
+
+/// What the connections of a service share.
+struct Shared {
+    limits: Arc<Limits>,
+    connections: Arc<Connections>,
+    streams: Arc<Streams>,
+    clients: Arc<Clients>,
     resolver: Arc<Resolver>,
     metrics: Metrics,
-    mut stop: watch::Receiver<bool>,
-) {
-    let (slots, streams) = (Arc::new(Semaphore::new(connections)), Arc::new(Streams::default()));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!(%error, "accepting a connection failed");
-                // Out of descriptors, most likely: they come back when clients leave.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+}
+
+impl Service {
+    /// Accepts connections until told to stop; then waits until every client has what it is owed.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let Self { listener, limits, clients, resolver, metrics } = self;
+        let (for_one, for_all) = limits.kept;
+        let shared = Arc::new(Shared {
+            connections: Connections::new(limits.connections, limits.of_one_client),
+            streams: Arc::new(Streams::bounded(for_one, for_all)),
+            limits: Arc::new(limits),
+            clients,
+            resolver,
+            metrics,
+        });
+        // Each connection's task holds a sender: the end of all is the end of the last.
+        let (alive, mut ended) = mpsc::channel::<()>(1);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    if let Some(serving) = shared.admit(stream, address, stop.clone()) {
+                        let alive = alive.clone();
+                        tokio::spawn(async move {
+                            serving.await;
+                            drop(alive);
+                        });
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, "accepting a connection failed");
+                    // Out of descriptors, most likely: they come back when clients leave.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        drop(alive);
+        let _ = ended.recv().await; // nothing is ever sent
+    }
+}
+
+impl Shared {
+    /// What serves a connection, unless it is not taken: then it is reset.
+    fn admit(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        stop: watch::Receiver<bool>,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let (who, now) = (self.clients.connected(address.ip()), Instant::now());
+        if !self.clients.admits_connection(address, now) {
+            reset(&stream);
+            return None;
+        }
+        let outbox = StreamOutbox::new(Arc::clone(&self.streams));
+        let slot = match self.connections.admit(who, Arc::clone(&outbox)) {
+            Ok(slot) => slot,
+            Err(full) => {
+                self.turn_away(&stream, address, full, now);
+                return None;
             }
         };
-        if !resolver.admits(address.ip()) {
-            continue;
-        }
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            resolver.count_dropped(Dropped::Connections);
-            continue;
-        };
-        let client = Client::new(stream, Arc::clone(&streams), Arc::clone(&resolver), metrics.clone());
-        let (stop, metrics) = (stop.clone(), metrics.clone());
-        tokio::spawn(async move {
-            metrics.clients.inc();
+        let sender = Sender { protocol: Protocol::Tcp, address, trust: Trust::Usual };
+        let (limits, resolver) = (Arc::clone(&self.limits), Arc::clone(&self.resolver));
+        let client = Client::new(stream, sender, slot, outbox, limits, resolver, self.metrics.clone());
+        let shared = Arc::clone(self);
+        Some(async move {
+            shared.metrics.clients.inc();
             let served = async {
                 let (stream, reason) = converse(client, stop).await;
                 debug!(client = %address, reason = reason.as_str(), "a client's connection ended");
-                metrics.closed.get_or_create(&ClosedLabel { reason: reason.as_str() }).inc();
-                close(stream, reason).await;
+                shared.ended(address, reason);
+                reason.close(stream).await;
             };
-            metrics.panics.contain_task("connection", served).await;
-            metrics.clients.dec();
-            drop(slot);
-        });
+            shared.metrics.panics.contain_task("connection", served).await;
+            shared.metrics.clients.dec();
+        })
     }
-    // Every client's task holds a slot until its last reply is written.
-    let _ = slots.acquire_many(u32::try_from(connections).unwrap_or(u32::MAX)).await;
+
+    fn turn_away(&self, stream: &TcpStream, address: SocketAddr, full: Full, now: Instant) {
+        reset(stream);
+        match full {
+            Full::OfAll => self.resolver.drops().count(Dropped::Connections),
+            Full::OfClient => {
+                self.resolver.drops().count(Dropped::ClientConnections);
+                self.offended(address, Offence::Share, Dropped::ClientConnections.as_str(), now);
+            }
+        }
+    }
+
+    /// Counts and tells why a connection ended.
+    fn ended(&self, address: SocketAddr, reason: Closed) {
+        let why = reason.as_str();
+        self.metrics.closed.get_or_create(&ClosedLabel { reason: why }).inc();
+        if reason.is_reset() {
+            self.metrics.events.emit(Event::ConnectionReset { client: address, why });
+        }
+        if let Some(offence) = reason.offence() {
+            self.offended(address, offence, why, Instant::now());
+        }
+    }
+
+    fn offended(&self, address: SocketAddr, offence: Offence, how: &'static str, now: Instant) {
+        self.metrics.events.emit(Event::ClientMisbehaved { client: address, transport: Transport::Tcp, how });
+        let who = self.clients.connected(address.ip());
+        if self.clients.offended(who, offence, how, now) {
+            self.connections.shut_out(who);
+        }
+    }
 }
 
-/// Serves a client until it leaves or is let go.
+/// Serves a client until it leaves or is let go; its slot is free when this ends.
 async fn converse(mut client: Client, mut stop: watch::Receiver<bool>) -> (TcpStream, Closed) {
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut stopping = false;
@@ -83,45 +220,32 @@ async fn converse(mut client: Client, mut stop: watch::Receiver<bool>) -> (TcpSt
     let reason = poll_fn(|context: &mut Context<'_>| {
         if !stopping && stopped.as_mut().poll(context).is_ready() {
             stopping = true;
-            client.stop();
+            client.end(Closed::Stopped);
         }
-        let polled = SCRATCH.with_borrow_mut(|scratch| client.poll(context, scratch));
-        if polled.is_ready() {
-            return polled;
-        }
-        // The timer is not moved with every query: when it ends, it is seen what the client did meanwhile.
-        while timer.as_mut().poll(context).is_ready() {
-            let now = Instant::now();
-            let (due, reason) = client.due(now);
-            if due <= now {
+        loop {
+            let polled = SCRATCH.with_borrow_mut(|scratch| client.poll(context, scratch));
+            if polled.is_ready() {
+                return polled;
+            }
+            // The timer is not moved with every query: when it ends, it is seen what the client did meanwhile. But what
+            // is due may have come nearer: a query has begun, or replies are no longer taken.
+            let reason = loop {
+                let ended = timer.as_mut().poll(context).is_ready();
+                let (due, reason) = client.due(Instant::now());
+                if ended && due <= Instant::now() {
+                    break reason;
+                }
+                if !ended && due >= timer.deadline() {
+                    return Poll::Pending;
+                }
+                timer.as_mut().reset(due);
+            };
+            if reason == Closed::NeverRead {
                 return Poll::Ready(reason);
             }
-            timer.as_mut().reset(due);
+            client.end(reason); // what is owed all the same is still written
         }
-        Poll::Pending
     })
     .await;
     (client.into_stream(), reason)
-}
-
-/// Closes a connection so that the client gets what was written.
-async fn close(mut stream: TcpStream, reason: Closed) {
-    /// For how long, and how much, is read from who sent something invalid.
-    const LINGER: Duration = Duration::from_secs(1);
-    const DISCARDED: usize = 64 << 10;
-    let shut = stream.shutdown().await;
-    if reason != Closed::Invalid || shut.is_err() {
-        return;
-    }
-    // Closing with input unread resets the connection, and the client would lose replies that it has not read yet.
-    let discard = async {
-        let (mut discarded, mut bytes) = (0, [0; 1024]);
-        while let Ok(length @ 1..) = stream.read(&mut bytes).await {
-            discarded += length;
-            if discarded > DISCARDED {
-                return;
-            }
-        }
-    };
-    let _ = timeout(LINGER, discard).await;
 }

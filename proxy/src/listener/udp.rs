@@ -14,10 +14,14 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Metrics;
+use crate::clients::table::Offence;
+use crate::clients::{Admission, Clients};
 use crate::datagrams::{BATCH, Batch, Datagram, DatagramSocket, Inbox};
+use crate::events::{Event, Transport};
 use crate::replies::Recipient;
-use crate::resolve::{Asking, Protocol, Resolver, Step};
+use crate::resolve::{Asking, Protocol, Resolver, Sender, Step, Trust};
 use crate::wire::HEADER;
+use crate::wire::fault::Fault;
 
 /// Stack of a reader, in octets; what is not touched takes no memory.
 const STACK: usize = 512 << 10;
@@ -35,6 +39,7 @@ pub struct Readers {
 
 struct Reader {
     socket: Arc<DatagramSocket>,
+    clients: Arc<Clients>,
     resolver: Arc<Resolver>,
     metrics: Metrics,
     inbox: Inbox,
@@ -46,16 +51,21 @@ struct Reader {
 
 impl Readers {
     /// Starts one for each socket.
-    pub fn start(sockets: Vec<net::UdpSocket>, resolver: &Arc<Resolver>, metrics: &Metrics) -> io::Result<Self> {
+    pub fn start(
+        sockets: Vec<net::UdpSocket>,
+        clients: &Arc<Clients>,
+        resolver: &Arc<Resolver>,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
         let mut readers = Self { sockets: Vec::new(), threads: Vec::new(), ended: Arc::new(Notify::new()) };
         for (index, socket) in sockets.into_iter().enumerate() {
             let socket = Arc::new(DatagramSocket::new(socket, metrics.unsent.clone())?);
             readers.sockets.push(Arc::clone(&socket));
-            let (resolver, metrics) = (Arc::clone(resolver), metrics.clone());
+            let (clients, resolver, metrics) = (Arc::clone(clients), Arc::clone(resolver), metrics.clone());
             let ended = NotifyAtEnd(Arc::clone(&readers.ended));
             let read = move || {
                 let _ended = ended;
-                Reader::new(socket, resolver, metrics).run();
+                Reader::new(socket, clients, resolver, metrics).run();
             };
             let thread = thread::Builder::new().name(format!("udp-{index}")).stack_size(STACK);
             readers.threads.push(thread.spawn(read)?);
@@ -96,9 +106,10 @@ impl Drop for NotifyAtEnd {
 }
 
 impl Reader {
-    fn new(socket: Arc<DatagramSocket>, resolver: Arc<Resolver>, metrics: Metrics) -> Self {
+    fn new(socket: Arc<DatagramSocket>, clients: Arc<Clients>, resolver: Arc<Resolver>, metrics: Metrics) -> Self {
         Self {
             socket,
+            clients,
             resolver,
             metrics,
             inbox: Inbox::default(),
@@ -145,14 +156,22 @@ impl Reader {
     }
 
     fn answer(&mut self, received: usize) {
-        let Self { socket, resolver, metrics, inbox, replies, asking, .. } = self;
+        let Self { socket, clients, resolver, metrics, inbox, replies, asking, .. } = self;
         let now = Instant::now();
         for datagram in (0..received).filter_map(|index| inbox.get(index)) {
-            if resolver.admits(datagram.peer.address.ip()) {
-                answer_one(datagram, replies, metrics, |message, out| {
-                    let recipient = || Recipient::Datagram { socket: Arc::clone(socket), peer: datagram.peer };
-                    resolver.begin(message, Protocol::Udp, now, out, asking, recipient)
-                });
+            let peer = datagram.peer;
+            let trust = match clients.admit_datagram(peer.address, now) {
+                Admission::Free => Trust::Usual,
+                Admission::CookieRequired { else_told } => Trust::WithCookie { else_told },
+                Admission::Dropped => continue,
+            };
+            let sender = Sender { protocol: Protocol::Udp, address: peer.address, trust };
+            let step = answer_one(datagram, replies, metrics, |message, out| {
+                let recipient = || Recipient::Datagram { socket: Arc::clone(socket), peer };
+                resolver.begin(message, sender, now, out, asking, recipient)
+            });
+            if matches!(step, Some(Step::ReplyInvalid | Step::Ignore)) {
+                blame(clients, metrics, datagram, now);
             }
         }
         replies.send(socket);
@@ -166,14 +185,24 @@ fn answer_one(
     replies: &mut Batch,
     metrics: &Metrics,
     begin: impl FnOnce(&[u8], &mut Vec<u8>) -> Step,
-) {
+) -> Option<Step> {
     // What was cut off is no query; its header is enough to say so.
     let whole = if datagram.truncated { datagram.bytes.len().min(HEADER) } else { datagram.bytes.len() };
     let out = replies.draft();
-    match metrics.contained(|| begin(&datagram.bytes[..whole], out)) {
-        Some(Step::Reply | Step::ReplyInvalid) => replies.commit(datagram.peer),
-        Some(Step::Ignore | Step::Waiting) | None => {}
+    let step = metrics.contained(|| begin(&datagram.bytes[..whole], out));
+    if matches!(step, Some(Step::Reply | Step::ReplyInvalid | Step::ReplyOverShare)) {
+        replies.commit(datagram.peer);
     }
+    step
+}
+
+/// Takes down that a datagram was no query.
+#[cold]
+fn blame(clients: &Arc<Clients>, metrics: &Metrics, datagram: Datagram<'_>, now: Instant) {
+    let how = if datagram.truncated { Fault::Trailing } else { Fault::of(datagram.bytes).unwrap_or(Fault::NotDns) };
+    let (client, how) = (datagram.peer.address, how.as_str());
+    metrics.events.emit(Event::ClientMisbehaved { client, transport: Transport::Udp, how });
+    clients.offended(clients.sending(client), Offence::Datagram, how, now);
 }
 
 /// How many datagrams to ask for after a batch: many once more were waiting than fitted, few once few came.

@@ -11,11 +11,13 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::cache::{self, Cache};
-use crate::clients::Access;
+use crate::clients::access::Access;
+use crate::clients::{Clients, Telling};
+use crate::drops::Drops;
 use crate::listener::{self, Sockets, tcp, udp};
 use crate::policy::Policy;
 use crate::replies::Recipient;
-use crate::resolve::{Asking, Protocol, Resolver, Stages, Step};
+use crate::resolve::{Asking, Protocol, Resolver, Sender, Stages, Step, Trust};
 use crate::router::Router;
 use crate::upstream::group::Group;
 use crate::upstream::scripted::{Scripted, question};
@@ -38,11 +40,13 @@ fn resolver(server: &Scripted) -> (Arc<Resolver>, Panics) {
         cache: Cache::new(settings, &mut registry),
         router: Router::default(),
         groups: vec![group],
-        access: Access::private_and(&[]),
         events: Events::none(),
         panics: panics.clone(),
         deadline: Duration::from_secs(4),
         in_flight: 64,
+        in_flight_of_one: 64,
+        cookies: None,
+        drops: Drops::new(&mut registry),
     };
     (Arc::new(Resolver::new(stages, Handle::current(), &mut registry)), panics)
 }
@@ -66,7 +70,9 @@ fn ask(resolver: &Arc<Resolver>, names: &[&str]) -> Vec<oneshot::Receiver<Vec<u8
     let asked = names.iter().map(|name| {
         let (recipient, reply) = Recipient::caller();
         let (now, mut out) = (tokio::time::Instant::now(), Vec::new());
-        let step = resolver.begin(&query(7, name), Protocol::Udp, now, &mut out, &mut asking, || recipient);
+        let address = "127.0.0.1:40000".parse().unwrap();
+        let sender = Sender { protocol: Protocol::Udp, address, trust: Trust::Usual };
+        let step = resolver.begin(&query(7, name), sender, now, &mut out, &mut asking, || recipient);
         assert_eq!(step, Step::Waiting, "{name}");
         reply
     });
@@ -135,9 +141,15 @@ async fn readers_and_connections_survive_a_panic_over_one_message() {
     let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let address = sockets.tcp.local_addr().unwrap();
     let metrics = listener::Metrics::telling(Events::none(), panics.clone());
-    let readers = udp::Readers::start(sockets.udp, &resolver, &metrics).unwrap();
+    let settings = dot_proxy_config::Clients::default();
+    let limits = tcp::Limits::of(8, &settings);
+    let telling = Telling { runtime: Handle::current(), drops: resolver.drops().clone(), events: Events::none() };
+    let clients = Clients::new(Access::private_and(&[]), settings, telling, &mut Registry::default());
+    let readers = udp::Readers::start(sockets.udp, &clients, &resolver, &metrics).unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let clients = tokio::spawn(tcp::serve(sockets.tcp, 8, Arc::clone(&resolver), metrics, stopped));
+    let listener = sockets.tcp;
+    let service = tcp::Service { listener, limits, clients, resolver: Arc::clone(&resolver), metrics };
+    let serving = tokio::spawn(service.run(stopped));
     let names = ["begin.panic.example", "localhost", "begin.panic.example", "localhost"];
     tokio::task::spawn_blocking(move || ask_over_udp(address, &names)).await.unwrap();
     assert_eq!(panics.count(), 2);
@@ -155,7 +167,7 @@ async fn readers_and_connections_survive_a_panic_over_one_message() {
     assert_eq!(panics.count(), 4);
     stop.send(true).unwrap();
     drop(stream);
-    clients.await.unwrap();
+    serving.await.unwrap();
     readers.stop();
 }
 

@@ -7,19 +7,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-/// What is kept for one client, in octets: several of the longest answers, or hundreds of usual ones.
-const FOR_ONE: usize = 256 << 10;
-
-/// What is kept for all clients, in octets, beyond what each may have whatever the others do.
-const FOR_ALL: usize = 4 << 20;
-
 /// What each may have whatever the others do, in octets.
 const FOR_EACH: usize = 4 << 10;
 
 /// What is kept for TCP clients, all together: replies not written yet, and input not read to its end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Streams {
     kept: AtomicUsize,
+    /// What is kept for one client, in octets.
+    for_one: usize,
+    /// What is kept for all clients, in octets, beyond what each may have whatever the others do.
+    for_all: usize,
+}
+
+impl Default for Streams {
+    /// Several of the longest answers, or hundreds of usual ones, for each client; and for sixteen of them.
+    fn default() -> Self {
+        Self::bounded(256 << 10, 4 << 20)
+    }
 }
 
 /// What one TCP client is owed.
@@ -61,13 +66,18 @@ pub struct Collected {
 }
 
 impl Streams {
+    /// So many octets for each client, and so many for all beyond a little for each.
+    pub fn bounded(for_one: usize, for_all: usize) -> Self {
+        Self { kept: AtomicUsize::new(0), for_one, for_all }
+    }
+
     /// Changes what one client's share is from one size to another; false where that is more than there may be.
     fn change(&self, from: usize, to: usize) -> bool {
         if to <= from {
             self.kept.fetch_sub(from - to, Ordering::Relaxed);
             return true;
         }
-        let fits = |kept: usize| Some(kept + (to - from)).filter(|kept| *kept <= FOR_ALL);
+        let fits = |kept: usize| Some(kept + (to - from)).filter(|kept| *kept <= self.for_all);
         self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 }
@@ -77,7 +87,7 @@ impl State {
     fn account(&mut self, all: &Streams) -> bool {
         let size = self.bytes.len() + self.aside;
         let counted = size.saturating_sub(FOR_EACH);
-        let fits = size <= FOR_ONE && (counted == self.counted || all.change(self.counted, counted));
+        let fits = size <= all.for_one && (counted == self.counted || all.change(self.counted, counted));
         if fits {
             self.counted = counted;
         }
@@ -161,7 +171,7 @@ impl StreamOutbox {
     }
 
     /// Wakes the client's task.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let waker = self.state().waker.take();
         if let Some(waker) = waker {
             waker.wake();
@@ -261,8 +271,8 @@ mod tests {
     fn what_a_task_keeps_aside_counts_and_is_given_back_when_the_client_is_gone() {
         let all = Arc::<Streams>::default();
         let stream = StreamOutbox::new(Arc::clone(&all));
-        assert!(stream.keep_aside(FOR_ONE - 100));
-        assert_eq!(kept(&all), FOR_ONE - 100 - FOR_EACH);
+        assert!(stream.keep_aside(all.for_one - 100));
+        assert_eq!(kept(&all), all.for_one - 100 - FOR_EACH);
         push(&stream, 200);
         assert!(collect(&stream).0.overrun);
         stream.close();
@@ -277,7 +287,7 @@ mod tests {
         for _ in 0..4 {
             greedy.iter().for_each(|stream| push(stream, 60_000));
         }
-        assert!(kept(&all) <= FOR_ALL);
+        assert!(kept(&all) <= all.for_all);
         let held = greedy.iter().filter(|stream| !stream.state().closed).count();
         assert!(0 < held && held < greedy.len(), "{held} are still served");
         let modest = StreamOutbox::new(Arc::clone(&all));

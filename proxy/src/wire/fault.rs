@@ -1,5 +1,6 @@
 //! What is wrong with a message that is no query: for who counts it. Never asked of a valid one.
 
+use super::cookie::Cookie;
 use super::name::{leads_back, uncompressed_length};
 use super::request::Question;
 use super::{HEADER, Record, flag, read_u16, rtype};
@@ -15,7 +16,8 @@ pub enum Fault {
     Counts,
     /// A name is compressed where nothing stands before it, or its pointers do not lead back (RFC 1035 §4.1.4).
     Compression,
-    /// Its OPT is not alone, not in the additional section, or not at the root (RFC 6891 §6.1.1).
+    /// Its OPT is not alone, not in the additional section, or not at the root (RFC 6891 §6.1.1), or has a cookie of an
+    /// impossible length (RFC 7873 §5.2.2).
     Edns,
     /// Something follows the last record.
     Trailing,
@@ -80,7 +82,9 @@ fn fault_of_records(message: &[u8], mut at: usize, before_additional: u32, recor
         if !leads_back(message, at) {
             return Some(Fault::Compression);
         }
-        if record.rtype == rtype::OPT && (index < before_additional || has_opt || message[at] != 0) {
+        let misplaced = || index < before_additional || has_opt || message[at] != 0;
+        let malformed = || Cookie::among(&message[record.rdata..record.end]).is_err();
+        if record.rtype == rtype::OPT && (misplaced() || malformed()) {
             return Some(Fault::Edns);
         }
         has_opt |= record.rtype == rtype::OPT;
@@ -105,6 +109,10 @@ mod tests {
 
     fn question() -> Vec<u8> {
         [from_text("www.example.com"), vec![0, 1, 0, 1]].concat()
+    }
+
+    fn with_cookie(length: u8) -> Vec<u8> {
+        [&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, length + 4, 0, 10, 0, length][..], &vec![1; length.into()]].concat()
     }
 
     const OPT: [u8; 11] = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
@@ -142,7 +150,7 @@ mod tests {
         fn a_message_has_a_fault_where_it_is_refused_and_nowhere_else(
             flags in prop_oneof![4 => Just(1u8), 1 => any::<u8>()],
             counts in prop_oneof![Just([1u8, 0, 0, 0]), Just([1, 0, 0, 1]), any::<[u8; 4]>().prop_map(|counts| counts.map(|count| count % 3))],
-            tail in prop_oneof![Just(Vec::new()), Just(OPT.to_vec()), prop::collection::vec(any::<u8>(), 0..40)],
+            tail in prop_oneof![Just(Vec::new()), Just(OPT.to_vec()), (0u8..50).prop_map(with_cookie), prop::collection::vec(any::<u8>(), 0..40)],
             cut in 0usize..40,
         ) {
             let body = [question(), tail].concat();

@@ -60,7 +60,7 @@ mod tests {
     use hickory_proto::serialize::binary::BinDecodable;
 
     fn asked(flags: u16, dnssec_ok: bool) -> Asked {
-        Asked { id: 7, flags, edns: Some(Edns { udp_payload: 4096, version: 0, dnssec_ok }) }
+        Asked { id: 7, flags, edns: Some(Edns { udp_payload: 4096, version: 0, dnssec_ok, cookie: None }) }
     }
 
     fn written(name: &str, asked: Asked, privacy: Privacy) -> Vec<u8> {

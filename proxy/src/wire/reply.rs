@@ -1,7 +1,8 @@
 //! What is sent to a client.
 
 use super::answer::Answer;
-use super::request::{Asked, DNSSEC_OK, Question};
+use super::cookie::{self, Cookie};
+use super::request::{Asked, DNSSEC_OK, Edns, Question};
 use super::{CLASS_IN, ExtendedError, HEADER, Rcode, UDP_PAYLOAD, flag, option, read_u16};
 
 /// A record of our own making; its owner is the question's name, or, in the authority section, a name given in full.
@@ -76,7 +77,8 @@ impl Reply<'_> {
     fn write(&self, out: &mut Vec<u8>, ttl: impl Fn(u32) -> u32) {
         let start = out.len();
         let (message, errors) = (self.answer.message(), self.answer.extended_errors());
-        let opt_length = if self.asked.edns.is_some() { OPT + self.told.len() + errors.len() } else { 0 };
+        let explained = if self.asked.edns.is_some() { self.told.len() + errors.len() } else { 0 };
+        let opt_length = opt_length(self.asked) + explained;
         if message.len() + opt_length > self.limit {
             return self.write_less(out, ttl);
         }
@@ -107,7 +109,7 @@ impl Reply<'_> {
         let start = out.len();
         let rcode = self.answer.rcode();
         let message = self.answer.message();
-        let opt_length = if self.asked.edns.is_some() { OPT } else { 0 };
+        let opt_length = opt_length(self.asked);
         let required = self.answer.without_additionals();
         if message.len() + opt_length <= self.limit {
             self.body(out, message, ttl);
@@ -132,6 +134,14 @@ pub fn failure(out: &mut Vec<u8>, asked: Asked, question: Question<'_>, rcode: R
     let start = out.len();
     empty(out, asked, question, rcode.0 & flag::RCODE);
     explained(out, start, asked, rcode, cause);
+}
+
+/// Writes a reply without records that says that more is to be had over TCP: no larger than the query was.
+pub fn truncated(out: &mut Vec<u8>, asked: Asked, question: Question<'_>) {
+    let start = out.len();
+    let asked = Asked { edns: asked.edns.map(|edns| Edns { cookie: None, ..edns }), ..asked };
+    empty(out, asked, question, flag::TC);
+    opt(out, start, asked, Rcode::NOERROR, &[]);
 }
 
 /// Writes the reply to what could not be read as a query: a bare header.
@@ -187,16 +197,26 @@ fn explained(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, cause:
     }
 }
 
-/// Appends an OPT (RFC 6891) for a client that sent one, and counts it. The options fit the message.
+/// The length of the OPT for a client, without what explains.
+fn opt_length(asked: Asked) -> usize {
+    let cookie = |edns: Edns| if edns.cookie.is_some() { cookie::OPTION } else { 0 };
+    asked.edns.map_or(0, |edns| OPT + cookie(edns))
+}
+
+/// Appends an OPT (RFC 6891) for a client that sent one, with the cookie that it is to have, and counts it. The options fit
+/// the message.
 fn opt(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, options: &[&[u8]]) {
     let Some(edns) = asked.edns else { return };
-    let length = options.iter().map(|option| option.len()).sum::<usize>();
+    let cookie = edns.cookie.and_then(Cookie::as_option);
+    let cookie = cookie.as_ref().map_or(&[][..], |option| option);
+    let length = options.iter().map(|option| option.len()).sum::<usize>() + cookie.len();
     let [length_0, length_1] = u16::try_from(length).expect("they fit the message, and so 16 bits").to_be_bytes();
     let [payload_0, payload_1] = UDP_PAYLOAD.to_be_bytes();
     let extended_rcode = u8::try_from(rcode.0 >> 4).expect("a response code has twelve bits");
     let dnssec_ok = if edns.dnssec_ok { DNSSEC_OK } else { 0 };
     let fixed: [u8; OPT] = [0, 0, 41, payload_0, payload_1, extended_rcode, 0, dnssec_ok, 0, length_0, length_1];
     out.extend_from_slice(&fixed);
+    out.extend_from_slice(cookie);
     for option in options {
         out.extend_from_slice(option);
     }
@@ -208,7 +228,6 @@ fn opt(out: &mut Vec<u8>, start: usize, asked: Asked, rcode: Rcode, options: &[&
 mod tests {
     use super::*;
     use crate::wire::name::from_text;
-    use crate::wire::request::Edns;
     use crate::wire::response::TtlBounds;
     use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
     use hickory_proto::rr::rdata::A;
@@ -216,7 +235,7 @@ mod tests {
     use hickory_proto::rr::{Name, RData, Record, RecordType};
     use std::str::FromStr;
 
-    const EDNS: Option<Edns> = Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: false });
+    const EDNS: Option<Edns> = Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: false, cookie: None });
 
     fn question_bytes() -> Vec<u8> {
         let mut bytes = from_text("www.example.com");
@@ -301,7 +320,7 @@ mod tests {
             |flags, edns| replied(Asked { id: 1, flags, edns }, &upstream_answer(1), 0, 512).1.metadata.authentic_data;
         assert!(!told(0, None));
         assert!(told(flag::AD, None));
-        assert!(told(0, Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true })));
+        assert!(told(0, Some(Edns { udp_payload: 1232, version: 0, dnssec_ok: true, cookie: None })));
     }
 
     #[test]
@@ -335,6 +354,28 @@ mod tests {
     }
 
     #[test]
+    fn a_cookie_goes_with_every_reply_and_within_the_limit() {
+        let cookie = Cookie { client: [1; 8], server: Some([2; 16]) };
+        let edns = EDNS.map(|edns| Edns { cookie: Some(cookie), ..edns });
+        let asked = Asked { id: 1, flags: 0, edns };
+        for (records, limit) in [(1, 1232), (100, 1232), (28, 512), (27, 512), (26, 512)] {
+            let (bytes, message) = replied(asked, &upstream_answer(records), 0, limit);
+            let option = message.edns.unwrap().option(EdnsCode::Cookie).cloned();
+            assert_eq!(option, Some(EdnsOption::Unknown(10, [&[1; 8][..], &[2; 16]].concat())));
+            assert!(bytes.len() <= limit);
+        }
+        let (question, mut out) = (question_bytes(), Vec::new());
+        let question = Question::starting(&question).unwrap();
+        failure(&mut out, asked, question, Rcode::BADCOOKIE, None);
+        assert_eq!(u16::from(Message::from_vec(&out).unwrap().metadata.response_code), 23);
+        out.clear();
+        truncated(&mut out, asked, question);
+        let message = Message::from_vec(&out).unwrap();
+        assert!(message.metadata.truncation && message.edns.is_some());
+        assert_eq!(out.len(), HEADER + question.as_bytes().len() + OPT);
+    }
+
+    #[test]
     fn badvers_needs_the_extended_code_of_the_opt() {
         let question = question_bytes();
         let mut out = Vec::new();
@@ -363,7 +404,7 @@ mod tests {
     #[test]
     fn the_clients_do_is_echoed_and_nothing_else_of_its_edns() {
         for dnssec_ok in [false, true] {
-            let edns = Some(Edns { udp_payload: 4096, version: 0, dnssec_ok });
+            let edns = Some(Edns { udp_payload: 4096, version: 0, dnssec_ok, cookie: None });
             let (_, message) = replied(Asked { id: 1, flags: 0, edns }, &upstream_answer(1), 0, 512);
             let edns = message.edns.unwrap();
             assert_eq!((edns.flags().dnssec_ok, edns.max_payload(), edns.version()), (dnssec_ok, UDP_PAYLOAD, 0));

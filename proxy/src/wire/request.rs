@@ -1,5 +1,6 @@
 //! What a client sent.
 
+use super::cookie::Cookie;
 use super::name::{Name, leads_back, uncompressed_length};
 use super::{CLASS_IN, HEADER, Rcode, Record, UDP_PAYLOAD, UDP_PAYLOAD_WITHOUT_EDNS, flag, read_u16, rtype};
 
@@ -29,6 +30,8 @@ pub struct Edns {
     pub version: u8,
     /// DO: DNSSEC records are wanted (RFC 3225).
     pub dnssec_ok: bool,
+    /// A DNS cookie: as it came, or as the reply is to have it (RFC 7873).
+    pub cookie: Option<Cookie>,
 }
 
 /// Why a message is not taken as a query.
@@ -126,6 +129,7 @@ pub fn parse(message: &[u8]) -> Result<(Asked, Question<'_>), Invalid> {
             udp_payload: u16::from_be_bytes([*payload_0, *payload_1]),
             version: *version,
             dnssec_ok: flags & DNSSEC_OK != 0,
+            cookie: None,
         }),
         (answers, authorities, additionals, _) => {
             let before_additional = u32::from(answers) + u32::from(authorities);
@@ -155,7 +159,8 @@ fn walk(message: &[u8], mut at: usize, before_additional: u32, additionals: u16)
                 return None;
             }
             let [_extended_rcode, version, flags, _] = record.ttl.to_be_bytes();
-            edns = Some(Edns { udp_payload: record.class, version, dnssec_ok: flags & DNSSEC_OK != 0 });
+            let cookie = Cookie::among(&message[record.rdata..record.end]).ok()?;
+            edns = Some(Edns { udp_payload: record.class, version, dnssec_ok: flags & DNSSEC_OK != 0, cookie });
         }
     }
     (at == message.len()).then_some(edns)
@@ -201,9 +206,9 @@ mod tests {
     fn edns_is_read_and_its_payload_kept_between_512_and_1232() {
         let bytes = message(0, [1, 0, 0, 1], &[question(), opt(0, 0x80)].concat());
         let (asked, _) = parse(&bytes).unwrap();
-        assert_eq!(asked.edns, Some(Edns { udp_payload: 4096, version: 0, dnssec_ok: true }));
+        assert_eq!(asked.edns, Some(Edns { udp_payload: 4096, version: 0, dnssec_ok: true, cookie: None }));
         assert_eq!(asked.udp_limit(), 1232);
-        let small = Asked { edns: Some(Edns { udp_payload: 0, version: 0, dnssec_ok: false }), ..asked };
+        let small = Asked { edns: Some(Edns { udp_payload: 0, version: 0, dnssec_ok: false, cookie: None }), ..asked };
         assert_eq!(small.udp_limit(), 512);
     }
 
@@ -217,6 +222,22 @@ mod tests {
     fn other_operations_are_not_implemented() {
         let bytes = message(5 << 11, [1, 0, 0, 0], &question());
         assert!(matches!(parse(&bytes), Err(Invalid::Answered(_, Rcode::NOTIMP))));
+    }
+
+    #[test]
+    fn a_cookie_is_read_and_one_of_an_impossible_length_makes_the_query_malformed() {
+        let with = |length: u8| {
+            let option = [&[0, 10, 0, length][..], &vec![7; length.into()]].concat();
+            let opt = [&[0, 0, 41, 0x10, 0, 0, 0, 0, 0, 0, length + 4][..], &option].concat();
+            message(0, [1, 0, 0, 1], &[question(), opt].concat())
+        };
+        let cookie = |server| Some(Cookie { client: [7; 8], server });
+        for (length, expected) in [(8, cookie(None)), (24, cookie(Some([7; 16]))), (40, cookie(None))] {
+            assert_eq!(parse(&with(length)).unwrap().0.edns.unwrap().cookie, expected, "{length}");
+        }
+        for length in [0, 7, 9, 15, 41] {
+            assert!(matches!(parse(&with(length)), Err(Invalid::Answered(_, Rcode::FORMERR))), "{length}");
+        }
     }
 
     #[test]

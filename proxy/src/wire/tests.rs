@@ -17,7 +17,7 @@ const STREAM: usize = 65_535;
 const NAME: &str = "wWw.eXample.com";
 
 fn asked(edns: bool) -> Asked {
-    let edns = edns.then_some(Edns { udp_payload: 1232, version: 0, dnssec_ok: false });
+    let edns = edns.then_some(Edns { udp_payload: 1232, version: 0, dnssec_ok: false, cookie: None });
     Asked { id: 77, flags: flag::RD, edns }
 }
 

@@ -1,4 +1,4 @@
-//! Where queries come in: batches of datagrams, several readers, and TCP clients that ask much, too much, or do not read.
+//! Where queries come in: batches of datagrams, several readers, and TCP clients that ask much.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -9,27 +9,13 @@ use dot_proxy_config::Config;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 
 use crate::authority::Authority;
 use crate::client::{ask, query, receive, send};
 use crate::proxy::Proxy;
 use crate::reaction::Reaction;
 use crate::server::Server;
-
-/// A proxy whose upstream cannot be reached: `localhost` is answered all the same.
-fn alone(more: &str) -> Proxy {
-    Proxy::with(&["tls://127.0.0.1:1#nobody.test"], &Authority::new(), more)
-}
-
-/// So many queries for `localhost`, each behind its length.
-fn many(count: u16) -> Vec<u8> {
-    let framed = |id| {
-        let message = query(id, "localhost.", RecordType::A);
-        [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], &message].concat()
-    };
-    (0..count).flat_map(framed).collect()
-}
 
 #[tokio::test]
 async fn bound_to_all_addresses_the_proxy_replies_from_the_one_that_was_asked() {
@@ -113,61 +99,4 @@ async fn a_client_that_has_sent_its_last_query_gets_what_it_is_owed() {
     let ids = [receive(&mut stream).await.unwrap().metadata.id, receive(&mut stream).await.unwrap().metadata.id];
     assert_eq!(HashSet::from(ids), HashSet::from([1, 2]));
     assert!(receive(&mut stream).await.is_none());
-}
-
-#[tokio::test]
-async fn a_query_of_more_than_4096_octets_is_refused_and_the_replies_owed_arrive() {
-    let proxy = alone("");
-    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
-    send(&mut stream, &query(1, "localhost.", RecordType::A)).await;
-    // Far more than is read after the refusal: what was owed must not be lost to a reset.
-    stream.write_all(&4097u16.to_be_bytes()).await.unwrap();
-    stream.write_all(&[0; 20_000]).await.unwrap();
-    assert_eq!(receive(&mut stream).await.unwrap().metadata.id, 1);
-    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
-    assert!(stream.take_error().unwrap().is_none(), "a reset came, and on a slower way it overtakes replies");
-    assert_eq!(proxy.metric("dot_proxy_tcp_clients_closed_total{reason=\"invalid\"}").await, 1);
-}
-
-#[tokio::test]
-async fn a_client_that_does_not_read_what_it_is_owed_is_let_go() {
-    let authority = Authority::new();
-    let together = |name: &str, _| {
-        if name.starts_with("large") { Reaction::AnswerInReverse(256) } else { Reaction::Answer }
-    };
-    let server = Server::tls_that(&authority, together).await;
-    let proxy = Proxy::asking(&server, &authority);
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let mut stream = socket.connect(proxy.address).await.unwrap();
-    for id in 0..256 {
-        send(&mut stream, &query(id, &format!("large{id}.example.com."), RecordType::A)).await;
-    }
-    let slow = async {
-        let metric = "dot_proxy_tcp_clients_closed_total{reason=\"slow\"} 1";
-        while !proxy.admin("/metrics").await.1.contains(metric) {}
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(10), slow).await.expect("it was not let go");
-    assert_eq!(ask(proxy.address, "www.example.com.").await.answers.len(), 1);
-}
-
-// Time is paused: it leaps to the next timer when nothing can be done.
-#[tokio::test(start_paused = true)]
-async fn clients_that_send_nothing_or_take_nothing_for_long_are_let_go() {
-    let proxy = alone("");
-    let mut idle = TcpStream::connect(proxy.address).await.unwrap();
-    idle.write_all(&many(3)).await.unwrap();
-    idle.write_all(&[0, 40, 1]).await.unwrap(); // the beginning of a query is none
-    let mut received = Vec::new();
-    idle.read_to_end(&mut received).await.unwrap();
-    assert!(received.len() > 100);
-    let mut stuck = TcpStream::connect(proxy.address).await.unwrap();
-    let queries = many(1000);
-    // Writing ends when the proxy lets go: until then it reads no more than it can answer.
-    while stuck.write_all(&queries).await.is_ok() {}
-    let (_, metrics) = proxy.admin("/metrics").await;
-    for reason in ["idle", "slow"] {
-        let metric = format!("dot_proxy_tcp_clients_closed_total{{reason=\"{reason}\"}} 1\n");
-        assert!(metrics.contains(&metric), "{metrics}");
-    }
 }

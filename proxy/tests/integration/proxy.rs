@@ -44,13 +44,26 @@ impl Proxy {
 
     /// The same, with all that a configuration can say beside.
     pub fn written(servers: &[&str], authority: &Authority, written: &Written<'_>) -> Self {
+        Self::run(Self::resolved(servers, authority, written))
+    }
+
+    /// A proxy to which clients on loopback are strangers: limited, and shut out.
+    pub fn among_strangers(servers: &[&str], authority: &Authority, more: &str) -> Self {
+        let resolved = Self::resolved(servers, authority, &Written { more, ..Written::default() });
+        Self::run(Resolved { access: resolved.access.clone().judging_loopback(), ..resolved })
+    }
+
+    fn resolved(servers: &[&str], authority: &Authority, written: &Written<'_>) -> Resolved {
         let ca = authority.pem().replace('\n', "\\n");
         let Written { listen, upstream, more } = written;
         let yaml = format!(
             "listen: {{host: 127.0.0.1, port: 0, {listen}}}\nadmin: {{address: \"127.0.0.1:0\"}}\nupstream: {{servers: {servers:?}, ca: \"{ca}\", {upstream}}}\n{more}"
         );
         let config = Config::from_yaml(&yaml).unwrap();
-        let resolved = Resolved::from_written(&config).unwrap_or_else(|error| panic!("{error}"));
+        Resolved::from_written(&config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn run(resolved: Resolved) -> Self {
         let app = App::bind(resolved).unwrap();
         let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();

@@ -19,7 +19,7 @@ use crate::plan::Plan;
 const ASKED: Asked = Asked {
     id: 0, // the transport chooses its own
     flags: flag::RD,
-    edns: Some(Edns { udp_payload: UDP_PAYLOAD, version: 0, dnssec_ok: false }),
+    edns: Some(Edns { udp_payload: UDP_PAYLOAD, version: 0, dnssec_ok: false, cookie: None }),
 };
 
 /// TTLs are as the server says: nothing is kept.

@@ -13,6 +13,7 @@ fn every_event() -> Vec<Event> {
     let server = || "tls://192.0.2.53:853#dns.example".into();
     vec![
         Event::ClientMisbehaved { client, transport: Transport::Udp, how: "not-a-query" },
+        Event::ClientSlowed { client: client.ip(), how: "not-dns", duration: Duration::from_secs(4), times: 1 },
         Event::ClientShutOut { client: client.ip(), how: "bad-frame", duration: Duration::from_secs(4), times: 3 },
         Event::ClientReadmitted { client: client.ip() },
         Event::ConnectionReset { client, why: "bad-frame" },

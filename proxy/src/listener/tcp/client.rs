@@ -4,30 +4,24 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::super::Metrics;
-use crate::replies::{Recipient, StreamOutbox, Streams};
-use crate::resolve::{Asking, Protocol, Resolver, Step};
-
-/// A client that sends no query for so long, and is owed nothing, is let go (RFC 7766 §6.2.3).
-const IDLE: Duration = Duration::from_secs(30);
-
-/// A client that takes nothing of what it is owed for so long is let go.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Queries of one client in flight; it is not read from until there are fewer.
-const IN_FLIGHT: usize = 256;
-
-/// Longest query, in octets: far more than a question with EDNS options takes.
-const LONGEST_QUERY: usize = 4096;
+use super::Limits;
+use super::closed::Closed;
+use super::connections::Slot;
+use crate::replies::{Recipient, StreamOutbox};
+use crate::resolve::{Asking, Resolver, Sender, Step};
+use crate::wire::fault::Fault;
 
 /// Octets read at one go.
 const READ: usize = 8 << 10;
+
+/// A client that sent so much is served on when the others have had their turn, in octets.
+const TURN: usize = READ;
 
 /// Once so many octets of replies are ready they are written before more queries are looked at.
 const WRITE: usize = 16 << 10;
@@ -39,35 +33,27 @@ pub(super) struct Scratch {
     asking: Asking,
 }
 
-/// Why a connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Closed {
-    /// The client left.
-    Left,
-    /// The client sent something that is no query.
-    Invalid,
-    /// The client sent nothing for long.
-    Idle,
-    /// The client did not read what it was owed.
-    Slow,
-    /// The connection failed.
-    Failed,
-    /// The proxy stops.
-    Stopped,
-}
-
 /// A connected client.
 pub(super) struct Client {
     stream: TcpStream,
+    sender: Sender,
+    slot: Slot,
     outbox: Arc<StreamOutbox>,
+    limits: Arc<Limits>,
     resolver: Arc<Resolver>,
     metrics: Metrics,
     /// Input that ends in the middle of a query, or for which there was no room yet.
     unread: Vec<u8>,
     /// Whether there is a whole query in it.
     more: bool,
+    /// When what is unread began to come, if it is part of a query.
+    begun: Option<Instant>,
     /// Replies that the client has not taken yet.
     unsent: Vec<u8>,
+    /// Since when.
+    stuck: Option<Instant>,
+    /// Octets read in this turn.
+    turn: usize,
     /// Nothing is read any more; what is owed is written.
     closing: Option<Closed>,
     /// When a query came or a reply went.
@@ -80,49 +66,57 @@ impl Default for Scratch {
     }
 }
 
-impl Closed {
-    /// For labels.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Left => "left",
-            Self::Invalid => "invalid",
-            Self::Idle => "idle",
-            Self::Slow => "slow",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
 impl Client {
-    pub(super) fn new(stream: TcpStream, all: Arc<Streams>, resolver: Arc<Resolver>, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        sender: Sender,
+        slot: Slot,
+        outbox: Arc<StreamOutbox>,
+        limits: Arc<Limits>,
+        resolver: Arc<Resolver>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             stream,
-            outbox: StreamOutbox::new(all),
+            sender,
+            slot,
+            outbox,
+            limits,
             resolver,
             metrics,
             unread: Vec::new(),
             more: false,
+            begun: None,
             unsent: Vec::new(),
+            stuck: None,
+            turn: 0,
             closing: None,
             active: Instant::now(),
         }
     }
 
-    /// Reads nothing more.
-    pub(super) fn stop(&mut self) {
-        self.closing.get_or_insert(Closed::Stopped);
+    /// Reads nothing more, and ends once what is owed is written.
+    pub(super) fn end(&mut self, reason: Closed) {
+        self.closing.get_or_insert(reason);
     }
 
     /// When to look whether the client is still of this world, and what it is if that time has come.
     pub(super) fn due(&self, now: Instant) -> (Instant, Closed) {
-        if !self.unsent.is_empty() {
-            (self.active + WRITE_TIMEOUT, Closed::Slow)
-        } else if self.outbox.in_flight() > 0 {
-            (now + IDLE, Closed::Idle) // an answer or a failure will come first
-        } else {
-            (self.active + IDLE, Closed::Idle)
+        let limits = &self.limits;
+        if let Some(stuck) = self.stuck {
+            return (stuck + limits.reply, Closed::NeverRead);
         }
+        if self.closing.is_some() || self.more {
+            return (now + limits.idle, Closed::Idle); // what is owed comes to its end, or will be stuck
+        }
+        if let Some(begun) = self.begun {
+            return (begun + limits.query, Closed::Trickled);
+        }
+        if self.outbox.in_flight() > 0 {
+            return (now + limits.idle, Closed::Idle); // an answer or a failure will come first
+        }
+        let reason = if self.slot.is_unused() { Closed::Unused } else { Closed::Idle };
+        (self.active + limits.idle, reason)
     }
 
     /// Gives the connection back; nothing is owed any more.
@@ -134,21 +128,25 @@ impl Client {
     /// Reads and writes as far as it can be done now; ready when the connection is to be closed.
     pub(super) fn poll(&mut self, context: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Closed> {
         scratch.output.clear(); // what a panic may have left
+        self.turn = 0;
         let polled = self.advance(context, scratch);
         scratch.output.clear();
         scratch.output.shrink_to(4 * WRITE);
         if polled.is_pending() && !self.outbox.keep_aside(self.unread.len() + self.unsent.len()) {
-            return Poll::Ready(Closed::Slow);
+            return Poll::Ready(Closed::Octets);
         }
         polled
     }
 
     fn advance(&mut self, context: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Closed> {
         loop {
-            let most = if self.closing.is_some() { 1 } else { IN_FLIGHT };
+            let most = if self.closing.is_some() { 1 } else { self.limits.in_flight };
             let owed = self.outbox.collect(context.waker(), most, &mut scratch.output);
             if owed.overrun {
-                return Poll::Ready(Closed::Slow);
+                return Poll::Ready(Closed::Octets);
+            }
+            if let Some(reason) = self.slot.told_to_go() {
+                return Poll::Ready(reason);
             }
             if ready!(self.poll_write(context, &mut scratch.output)).is_err() {
                 return Poll::Ready(Closed::Failed);
@@ -159,14 +157,18 @@ impl Client {
             if let Some(reason) = self.closing {
                 return Poll::Ready(reason);
             }
-            let room = IN_FLIGHT - owed.in_flight;
+            let room = self.limits.in_flight - owed.in_flight;
             if self.more {
                 self.take_unread(room, &mut scratch.output, &mut scratch.asking);
                 continue;
             }
+            if self.turn >= TURN {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match ready!(self.poll_read(context, room, scratch)) {
                 Ok(0) => self.closing = Some(Closed::Left),
-                Ok(_) => {}
+                Ok(length) => self.turn += length,
                 Err(_) => return Poll::Ready(Closed::Failed),
             }
         }
@@ -190,12 +192,14 @@ impl Client {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     self.unsent = output[written..].to_vec();
+                    self.stuck.get_or_insert_with(Instant::now);
                     output.clear();
                     return Poll::Pending;
                 }
             }
         }
         output.clear();
+        self.stuck = None;
         Poll::Ready(Ok(()))
     }
 
@@ -234,8 +238,8 @@ impl Client {
         self.more = false;
         while let Some((length, rest)) = input[used..].split_first_chunk() {
             let length = usize::from(u16::from_be_bytes(*length));
-            if length > LONGEST_QUERY {
-                self.closing = Some(Closed::Invalid);
+            if length == 0 || length > self.limits.longest_query {
+                self.end(Closed::BadFrame);
                 break;
             }
             let Some(query) = rest.get(..length) else { break };
@@ -244,16 +248,23 @@ impl Client {
                 break;
             }
             used += 2 + length;
-            self.active = now;
             match self.begin(query, now, output, asking) {
                 Some(Step::Waiting) => room -= 1,
-                Some(Step::Reply) | None => {}
+                Some(Step::ReplyOverShare) if !self.slot.who().is_loopback() => self.end(Closed::InFlight),
+                Some(Step::Reply | Step::ReplyOverShare | Step::Withheld) | None => {}
                 Some(Step::ReplyInvalid | Step::Ignore) => {
-                    self.closing = Some(Closed::Invalid);
-                    break;
+                    // Only what parsing refused comes here, and that has a fault.
+                    self.end(Fault::of(query).map_or(Closed::BadFrame, Closed::Invalid));
                 }
             }
+            if self.closing.is_some() {
+                break;
+            }
+            self.active = now;
+            self.slot.used();
         }
+        self.begun =
+            if used == input.len() || self.more { None } else { self.begun.filter(|_| used == 0).or(Some(now)) };
         self.metrics.contained(|| self.resolver.flush(asking));
         used
     }
@@ -263,10 +274,10 @@ impl Client {
         let start = output.len();
         output.extend([0; 2]);
         let recipient = || Recipient::Stream(self.outbox.owe());
-        let step = self.metrics.contained(|| self.resolver.begin(query, Protocol::Tcp, now, output, asking, recipient));
+        let step = self.metrics.contained(|| self.resolver.begin(query, self.sender, now, output, asking, recipient));
         let length = u16::try_from(output.len() - start - 2).ok();
         match (&step, length) {
-            (Some(Step::Reply | Step::ReplyInvalid), Some(length)) => {
+            (Some(Step::Reply | Step::ReplyInvalid | Step::ReplyOverShare), Some(length)) => {
                 output[start..start + 2].copy_from_slice(&length.to_be_bytes());
             }
             _ => output.truncate(start),
