@@ -19,7 +19,7 @@ use super::doq::Doq;
 use super::dot::Dot;
 use super::health::Health;
 use super::kept::{Standby, Which};
-use super::plain::Plain;
+use super::plain::{Plain, StrayLabels, Strays};
 use crate::events::{Event, Events};
 use crate::panics::Panics;
 use crate::wire::request::Question;
@@ -61,6 +61,7 @@ pub struct Metrics {
     events: Events,
     queries: Family<ServerLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
+    strays: Family<StrayLabels, Counter>,
     panics: Panics,
 }
 
@@ -91,6 +92,7 @@ pub struct Server {
     pub panics: Panics,
     queries: Counter,
     failures: Arc<Failures>,
+    strays: Strays,
 }
 
 /// What is counted and logged of a server's failures: of each attempt to connect, whoever may wait for it, and of each query
@@ -121,6 +123,11 @@ impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("upstream_queries", "Queries sent to upstream servers", self.queries.clone());
         registry.register("upstream_failures", "Exchanges with upstream servers that failed", self.failures.clone());
+        registry.register(
+            "upstream_strays",
+            "Datagrams from plain servers that were not taken for the answer",
+            self.strays.clone(),
+        );
     }
 }
 
@@ -147,8 +154,9 @@ impl Server {
             }));
             Arc::clone(standby.health())
         });
+        let strays = Strays::of(Arc::clone(group), Arc::clone(&url), metrics.strays.clone());
         let (panics, queries) = (metrics.panics.clone(), metrics.queries.get_or_create_owned(&labels));
-        Self { index, url, transport, health, panics, queries, failures }
+        Self { index, url, transport, health, panics, queries, failures, strays }
     }
 
     /// Asks, and waits for the answer's message.
@@ -165,7 +173,7 @@ impl Server {
             Transport::Plain(plain) => {
                 asked();
                 let began = Instant::now();
-                let exchanged = plain.exchange(query.asked, query.question, query.until).await;
+                let exchanged = plain.exchange(query.asked, query.question, query.until, &self.strays).await;
                 exchanged.map(|message| (message, began.elapsed()))
             }
             Transport::Command(command) => {

@@ -1,6 +1,8 @@
 //! Names of the cluster go to cluster DNS and nowhere else; other names never do.
 
-use hickory_proto::op::ResponseCode;
+use std::collections::HashSet;
+
+use hickory_proto::op::{Message, ResponseCode};
 use tokio::net::UdpSocket;
 
 use crate::authority::Authority;
@@ -74,4 +76,67 @@ async fn a_server_that_is_silent_over_udp_is_asked_over_tcp() {
     let (_, cluster_dns, proxy) = both(|_, count| if count <= 3 { Reaction::Silence } else { Reaction::Answer }).await;
     assert_eq!(ask(proxy.address, "web.demo.svc.cluster.local.").await.answers.len(), 1);
     assert_eq!((cluster_dns.asked().len(), cluster_dns.connections()), (4, 1));
+}
+
+const NAME: &str = "web.demo.svc.cluster.local.";
+
+/// Strays that were counted for this reason.
+async fn strays(proxy: &Proxy, why: &str) -> u64 {
+    let (_, metrics) = proxy.admin("/metrics").await;
+    let why = format!("why=\"{why}\"");
+    let of_strays = metrics.lines().filter(|line| line.starts_with("dot_proxy_upstream_strays_total{"));
+    of_strays
+        .filter(|line| line.contains(&why))
+        .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+        .sum()
+}
+
+#[tokio::test]
+async fn what_a_forger_must_guess_is_another_for_each_query() {
+    let (_, cluster_dns, proxy) = both(|_, _| Reaction::Answer).await;
+    for index in 0..40 {
+        let name = format!("web-{index}.web.demonstration.svc.cluster.local.");
+        assert_eq!(ask(proxy.address, &name).await.answers.len(), 1);
+    }
+    let queries = cluster_dns.queries();
+    let ids: HashSet<_> = queries.iter().map(|query| [query[0], query[1]]).collect();
+    // What follows the number is the same in all.
+    let cases: HashSet<_> = queries.iter().map(|query| String::from_utf8_lossy(&query[21..52]).into_owned()).collect();
+    assert!(ids.len() >= 39 && cases.len() >= 39, "{} ids, {} cases", ids.len(), cases.len());
+}
+
+#[tokio::test]
+async fn forged_answers_are_counted_and_the_true_one_is_waited_for() {
+    let with_another_id = |reply: &mut Message| reply.metadata.id ^= 1;
+    let to_another_question = |reply: &mut Message| {
+        let name = "bank.example.".parse().unwrap();
+        reply.queries[0].set_name(name);
+    };
+    for (forge, why) in
+        [(with_another_id as fn(&mut Message), "id-mismatch"), (to_another_question, "question-mismatch")]
+    {
+        let (_, cluster_dns, proxy) = both(move |_, _| Reaction::AfterAnAltered(forge)).await;
+        assert_eq!(ask(proxy.address, NAME).await.answers.len(), 1);
+        assert_eq!((cluster_dns.asked().len(), cluster_dns.connections(), strays(&proxy, why).await), (1, 0, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_other_letters_is_not_believed_until_tcp_has_told_the_same() {
+    let forge = |reply: &mut Message| {
+        let name = reply.queries[0].name().to_lowercase();
+        reply.queries[0].set_name(name);
+    };
+    let (_, cluster_dns, proxy) = both(move |_, _| Reaction::Altered(forge)).await;
+    assert_eq!(ask(proxy.address, NAME).await.answers.len(), 1);
+    assert_eq!((cluster_dns.connections(), strays(&proxy, "case-mismatch").await), (1, 1));
+}
+
+#[tokio::test]
+async fn with_nothing_but_forged_answers_the_query_fails_at_its_deadline() {
+    let forge = |reply: &mut Message| reply.metadata.id ^= 1;
+    let (_, _, proxy) = both(move |_, _| Reaction::Altered(forge)).await;
+    let reply = ask(proxy.address, NAME).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert!(strays(&proxy, "id-mismatch").await >= 3);
 }
