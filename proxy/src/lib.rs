@@ -10,9 +10,9 @@
 //! ```
 //!
 //! `wire`, `policy`, `cache` and `router` know no socket and no clock. Stages never call each other: `resolve` calls
-//! them. `listener` knows `resolve`; only `app` knows all. `config` turns what was written into what is run, `cli` is the
-//! command line, `admin` serves health and metrics, `events` tells a SIEM what the others hand in, `confine` gives up after the
-//! start what is not needed.
+//! them. `clients` knows who may ask and who misbehaved. `listener` knows `clients` and `resolve`; only `app` knows all. `config`
+//! turns what was written into what is run, `cli` is the command line, `admin` serves health and metrics, `events` tells a SIEM what
+//! the others hand in, `confine` gives up after the start what is not needed.
 
 pub mod admin;
 pub mod app;

@@ -26,7 +26,7 @@ pub(super) struct Options {
     /// Port to take queries on, UDP and TCP [default: 1053]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// TCP clients at once; a further one is closed [default: 1024]
+    /// TCP clients at once; for a further one the least used gives way [default: 1024]
     #[arg(long, value_name = "NUMBER")]
     connections: Option<u32>,
     /// How to ask: ssock, also called dot, the project's own DNS over TLS; doh, DNS over HTTPS; doq, DNS over QUIC; curl or
@@ -57,7 +57,7 @@ pub(super) struct Options {
     /// Worker threads; one is right for a pod [default: 1]
     #[arg(long, value_name = "NUMBER")]
     threads: Option<u16>,
-    /// Address of /livez, /readyz and /metrics [default: 127.0.0.1:9853]
+    /// Address of /livez, /readyz, /metrics and, on loopback alone, /debug/clients [default: 127.0.0.1:9853]
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
     /// Tell of security events, as JSON in the Elastic Common Schema: stdout (a line each; the log then goes to standard

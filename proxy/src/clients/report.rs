@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned_and_tells_who_is_restrained_and_for_how_long() {
-        let row = Row {
+        let row = || Row {
             who: Who::V4([192, 0, 2, 1].into()),
             score: 123.4,
             counts: [12.0, 0.0, 0.17, 0.0, 0.0],
@@ -64,13 +64,13 @@ mod tests {
             times: 2,
             ago: Duration::from_secs(3),
         };
-        let other = Row { who: Who::Loopback(40_000), restraint: None, times: 0, ..row.clone() };
+        let other = Row { who: Who::Loopback(40_000), restraint: None, times: 0, ..row() };
         let expected = "\
 CLIENT               STATE     FOR  SCORE  MALFORMED  DATAGRAM  SLOW  UNUSED  SHARE  TIMES  LAST
 192.0.2.1            shut-out  10s  123    12.0       0.0       0.2   0.0     0.0    2      3s ago
 loopback port 40000  served    -    123    12.0       0.0       0.2   0.0     0.0    0      3s ago
 ";
-        assert_eq!(table(&[row, other]), expected);
+        assert_eq!(table(&[row(), other]), expected);
         assert_eq!(table(&[]), "no client has misbehaved\n");
     }
 }

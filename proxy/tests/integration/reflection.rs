@@ -42,7 +42,7 @@ async fn exchanged(proxy: &Proxy, queries: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let all = before + queries.len() as u64;
     until("all are seen", async || proxy.metric("dot_proxy_queries_total{protocol=\"udp\"}").await == all).await;
     let mut replies = Vec::new();
-    let mut buffer = [0; 65_535];
+    let mut buffer = vec![0; 65_535];
     // Replies leave with the batch that the queries came in; the last may be on its way.
     while let Ok(Ok((length, _))) =
         tokio::time::timeout(std::time::Duration::from_millis(300), socket.recv_from(&mut buffer)).await

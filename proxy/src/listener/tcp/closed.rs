@@ -36,8 +36,10 @@ pub(in crate::listener) enum Closed {
     Octets,
     /// More of its queries were in flight than its share.
     InFlight,
-    /// There were as many connections as are allowed, and this one was used least.
+    /// There were as many connections as are allowed, and on this one nothing had been asked yet.
     Displaced,
+    /// There were as many connections as are allowed, and this one had been idle for longest.
+    MadeRoom,
     /// The client is shut out.
     ShutOut,
 }
@@ -58,6 +60,7 @@ impl Closed {
             Self::Octets => "octets",
             Self::InFlight => "in-flight",
             Self::Displaced => "displaced",
+            Self::MadeRoom => "made-room",
             Self::ShutOut => "shut-out",
         }
     }
@@ -65,7 +68,8 @@ impl Closed {
     /// What the client did, if that was no way to behave.
     pub(super) fn offence(self) -> Option<Offence> {
         match self {
-            Self::Left | Self::Stopped | Self::Idle | Self::Failed | Self::Displaced | Self::ShutOut => None,
+            Self::Left | Self::Stopped | Self::Idle | Self::Failed => None,
+            Self::Displaced | Self::MadeRoom | Self::ShutOut => None,
             Self::BadFrame | Self::Invalid(_) => Some(Offence::Malformed),
             Self::Trickled | Self::NeverRead => Some(Offence::Slow),
             Self::Unused => Some(Offence::Unused),

@@ -183,7 +183,8 @@ impl Slot {
         match self.seen.told.load(Ordering::Acquire) {
             0 => None,
             SHUT_OUT => Some(Closed::ShutOut),
-            _ => Some(Closed::Displaced),
+            _ if self.is_unused() => Some(Closed::Displaced),
+            _ => Some(Closed::MadeRoom),
         }
     }
 }
@@ -231,17 +232,17 @@ mod tests {
             tokio::time::advance(Duration::from_millis(10)).await;
         }
         let told = || slots.iter().map(Slot::told_to_go).collect::<Vec<_>>();
-        let _newer = [admit(&connections, LOOPBACK).unwrap(), admit(&connections, LOOPBACK).unwrap()];
+        let newer = [admit(&connections, LOOPBACK).unwrap(), admit(&connections, LOOPBACK).unwrap()];
         // The second newer one displaced the first, which had not asked either.
         assert_eq!(
-            (told(), _newer[0].told_to_go()),
+            (told(), newer[0].told_to_go()),
             (vec![None, Some(Closed::Displaced), None, None], Some(Closed::Displaced))
         );
-        _newer[1].used();
+        newer[1].used();
         assert_eq!(admit(&connections, LOOPBACK).unwrap_err(), Full::OfAll, "all have asked a moment ago");
         tokio::time::advance(RECENT).await;
         let _third = admit(&connections, LOOPBACK).unwrap();
-        assert_eq!(told()[0], Some(Closed::Displaced));
+        assert_eq!(told()[0], Some(Closed::MadeRoom));
         assert_eq!(told()[2..], [None, None]);
     }
 

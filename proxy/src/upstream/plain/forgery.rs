@@ -12,7 +12,7 @@ use crate::wire::{self, HEADER, response};
 
 /// Why a datagram was not taken for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stray {
+pub(super) enum Stray {
     /// It has another id.
     Id,
     /// It is no response, or to another question.
@@ -39,7 +39,7 @@ pub struct StrayLabels {
 
 impl Stray {
     /// The word, for labels and events.
-    pub fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Id => "id-mismatch",
             Self::Question => "question-mismatch",
