@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dot_proxy_config::log::{Format, Log};
-use dot_proxy_config::{Cache, Events, Route, Upstream};
+use dot_proxy_config::{Cache, Clients, Events, Route, Upstream};
 use serde::Deserialize;
 
 use crate::annotations::Override;
@@ -22,6 +22,8 @@ pub struct Profile {
     pub routes: Vec<Route>,
     /// How answers are kept.
     pub cache: Cache,
+    /// What each client of the proxy may take, and what becomes of those that misbehave.
+    pub clients: Clients,
     /// How the proxy logs.
     pub log: Log,
     /// Who is told of security events.
@@ -58,6 +60,7 @@ impl Default for Profile {
             upstream: Upstream::default(),
             routes: Vec::new(),
             cache: Cache::default(),
+            clients: Clients::default(),
             log: Log { format: Format::Json, ..Log::default() },
             events: Events::default(),
             resources: Resources {
@@ -87,6 +90,7 @@ impl Profile {
             upstream: self.upstream.clone(),
             routes: self.routes.clone(),
             cache: self.cache.clone(),
+            clients: self.clients.clone(),
             log: self.log.clone(),
             events: self.events.clone(),
             ..dot_proxy_config::Config::default()

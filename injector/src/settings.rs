@@ -199,6 +199,7 @@ profile:
             ("profile: {upstream: {servers: []}}", "profile.upstream.servers: ", "name a server"),
             ("profile: {upstream: {servers: [\"udp://10.0.0.1\"]}}", "profile.upstream.servers[0]: ", "tls://"),
             ("profile: {upstream: {caFile: /x}}", "profile.upstream.caFile: ", "upstream.ca"),
+            ("profile: {clients: {inFlight: 0}}", "profile.clients.inFlight: ", "from 1 to 65536"),
             ("profile: {upstream: {pins: [x]}}", "profile.upstream.pins[0]: ", "sha256/"),
             (
                 "profile: {upstream: {clientCertificate: {certificateFile: /c, keyFile: /k}}}",

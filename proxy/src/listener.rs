@@ -16,8 +16,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::events::Events;
 use crate::panics::Panics;
 
-/// Connections that the kernel may hold ready for us.
-const BACKLOG: i32 = 1024;
+/// Connections that the kernel may hold ready for us; it grants what net.core.somaxconn allows. In a flood of them a true
+/// client that finds no place there waits a second.
+const BACKLOG: i32 = 4096;
 
 /// What the kernel may hold of datagrams not read yet, in octets; it grants what net.core.rmem_max allows.
 const DATAGRAMS: usize = 1 << 20;

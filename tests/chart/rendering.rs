@@ -180,10 +180,13 @@ fn the_configuration_holds_what_the_values_say_and_leaves_out_what_is_empty() {
     );
     let cache = json!({"minTtlSeconds": 0, "maxTtlSeconds": 86_400, "staleSeconds": 86_400, "prefetch": true});
     assert_eq!(config["profile"]["cache"], cache);
+    assert!(config["profile"].get("clients").is_none());
     assert_eq!(config["cluster"]["domain"], "corp.example");
     let config =
         injector_config(&["--set", "profile.cache.size=4Mi", "--set-string", "profile.upstream.ca=PEM\nPEM\n"]);
     assert_eq!(config["profile"]["cache"]["size"], "4Mi");
+    let clients = &injector_config(&["--set", "profile.clients.connection.idleSeconds=10"])["profile"]["clients"];
+    assert_eq!(*clients, json!({"connection": {"idleSeconds": 10}}));
     assert_eq!(config["profile"]["upstream"]["ca"], "PEM\nPEM\n");
     let silent = json!({"stdout": false, "names": false, "buffer": 1024, "labels": {}});
     assert_eq!(config["profile"]["events"], silent);

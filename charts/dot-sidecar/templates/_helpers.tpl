@@ -33,6 +33,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if not $profile.cache.size }}{{ $_ := unset $profile.cache "size" }}{{ end }}
 {{- if not $profile.upstream.ca }}{{ $_ := unset $profile.upstream "ca" }}{{ end }}
 {{- if not $profile.upstream.pins }}{{ $_ := unset $profile.upstream "pins" }}{{ end }}
+{{- if not $profile.clients }}{{ $_ := unset $profile "clients" }}{{ end }}
 {{- if not $profile.events.syslog.ca }}{{ $_ := unset $profile.events.syslog "ca" }}{{ end }}
 {{- if not $profile.events.syslog.server }}{{ $_ := unset $profile.events "syslog" }}{{ end -}}
 sidecar:

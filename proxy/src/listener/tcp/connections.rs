@@ -21,7 +21,7 @@ const MARGIN: usize = 64;
 const LOOKED_AT: usize = 64;
 
 /// A connection on which a query came so recently does not give way.
-const RECENT: Duration = Duration::from_secs(1);
+const RECENT: Duration = Duration::from_millis(100);
 
 /// The connections there are.
 #[derive(Debug)]
