@@ -54,7 +54,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, mut stop: watch::Re
                 tokio::spawn(async move {
                     // An endless or broken connection is closed here; nothing is owed to it.
                     let resolver = Arc::clone(&admin.resolver);
-                    let _ = resolver.panics().contain_task("admin", timeout(LIFETIME, converse(stream, peer, admin))).await;
+                    let _ =
+                        resolver.panics().contain_task("admin", timeout(LIFETIME, converse(stream, peer, admin))).await;
                     drop(slot);
                 });
             }

@@ -33,5 +33,6 @@ pub mod policy;
 pub mod replies;
 pub mod resolve;
 pub mod router;
+mod unacknowledged;
 pub mod upstream;
 pub mod wire;

@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 /// Octets that the peer's TCP has not acknowledged, those that were not sent yet included. 0 where the system does not tell.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no library that is here offers this ioctl")]
-pub(super) fn unacknowledged(socket: &TcpStream) -> u64 {
+pub(crate) fn unacknowledged(socket: &TcpStream) -> u64 {
     use std::os::fd::AsRawFd;
     let mut octets: libc::c_int = 0;
     // SAFETY: the descriptor is open for as long as `socket` is borrowed, and TIOCOUTQ (SIOCOUTQ, tcp(7)) writes one int to
@@ -16,6 +16,6 @@ pub(super) fn unacknowledged(socket: &TcpStream) -> u64 {
 
 /// Elsewhere it is not known: a second without a failure has to do.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn unacknowledged(_: &TcpStream) -> u64 {
+pub(crate) fn unacknowledged(_: &TcpStream) -> u64 {
     0
 }

@@ -7,7 +7,6 @@
 
 mod delivery;
 mod frame;
-mod unacknowledged;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};

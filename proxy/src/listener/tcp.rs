@@ -5,7 +5,6 @@
 mod client;
 mod closed;
 mod connections;
-mod unacknowledged;
 
 use std::cell::RefCell;
 use std::future::poll_fn;

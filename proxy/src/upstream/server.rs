@@ -154,7 +154,7 @@ impl Server {
             }));
             Arc::clone(standby.health())
         });
-        let strays = Strays::of(Arc::clone(group), Arc::clone(&url), metrics.strays.clone());
+        let strays = Strays::of(Arc::clone(group), Arc::clone(&url), metrics.strays.clone(), metrics.events.clone());
         let (panics, queries) = (metrics.panics.clone(), metrics.queries.get_or_create_owned(&labels));
         Self { index, url, transport, health, panics, queries, failures, strays }
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::super::outlet::{Inlet, Ledger, Numbered};
 use super::frame::Header;
-use super::unacknowledged::unacknowledged;
+use crate::unacknowledged::unacknowledged;
 use crate::upstream::connect::Connected;
 
 /// What was acknowledged counts as delivered when the connection went on for so long.

@@ -7,8 +7,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::unacknowledged;
 use crate::clients::table::Offence;
+use crate::unacknowledged::unacknowledged;
 use crate::wire::fault::Fault;
 
 /// Why a connection ended.
@@ -105,7 +105,7 @@ async fn delivered(stream: &TcpStream) {
     /// What one round trip takes, for who is near and for who is far; the last is what is waited for at most.
     const MOST: Duration = Duration::from_secs(1);
     let (began, mut pause) = (Instant::now(), Duration::from_millis(1));
-    while unacknowledged::octets(stream).is_some_and(|octets| octets > 0) && began.elapsed() < MOST {
+    while unacknowledged(stream) > 0 && began.elapsed() < MOST {
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     }

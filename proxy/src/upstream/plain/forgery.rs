@@ -7,6 +7,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
+use crate::events::{Event, Events};
 use crate::wire::request::Question;
 use crate::wire::{self, HEADER, response};
 
@@ -21,12 +22,13 @@ pub(super) enum Stray {
     Case,
 }
 
-/// Counts a server's datagrams that were not taken.
+/// Counts a server's datagrams that were not taken, and tells of them.
 #[derive(Debug, Clone)]
 pub struct Strays {
     group: Arc<str>,
     server: Arc<str>,
     counters: Family<StrayLabels, Counter>,
+    events: Events,
 }
 
 /// What strays are counted by.
@@ -56,14 +58,16 @@ impl EncodeLabelValue for Stray {
 
 impl Strays {
     /// Those of a server.
-    pub fn of(group: Arc<str>, server: Arc<str>, counters: Family<StrayLabels, Counter>) -> Self {
-        Self { group, server, counters }
+    pub fn of(group: Arc<str>, server: Arc<str>, counters: Family<StrayLabels, Counter>, events: Events) -> Self {
+        Self { group, server, counters, events }
     }
 
-    /// Counts one.
+    /// Counts one, and tells of it.
     pub(super) fn note(&self, why: Stray) {
         let labels = StrayLabels { group: Arc::clone(&self.group), server: Arc::clone(&self.server), why };
         self.counters.get_or_create(&labels).inc();
+        let StrayLabels { group, server, why } = labels;
+        self.events.emit(Event::AnswerRefused { server, group, why: why.as_str() });
     }
 }
 
