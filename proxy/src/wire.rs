@@ -169,12 +169,29 @@ impl ExtendedError {
 
 /// EDNS option codes.
 pub(crate) mod option {
+    /// DNS cookie (RFC 7873).
+    pub(crate) const COOKIE: u16 = 10;
     /// edns-tcp-keepalive (RFC 7828).
     pub(crate) const TCP_KEEPALIVE: u16 = 11;
     /// Padding (RFC 7830).
     pub(crate) const PADDING: u16 = 12;
     /// Extended DNS error (RFC 8914).
     pub(crate) const EXTENDED_ERROR: u16 = 15;
+
+    /// Each whole option of an OPT: its code, and all its octets with code and length before them.
+    pub(crate) fn each(mut rdata: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+        std::iter::from_fn(move || {
+            let (code, length) = (super::read_u16(rdata, 0)?, super::read_u16(rdata, 2)?);
+            let (this, rest) = rdata.split_at_checked(4 + usize::from(length))?;
+            rdata = rest;
+            Some((code, this))
+        })
+    }
+
+    /// Whether the data of an OPT are options to their end (RFC 6891 §6.1.2).
+    pub(crate) fn are_whole(rdata: &[u8]) -> bool {
+        each(rdata).map(|(_, option)| option.len()).sum::<usize>() == rdata.len()
+    }
 }
 
 pub(crate) fn read_u16(message: &[u8], at: usize) -> Option<u16> {
@@ -220,6 +237,21 @@ impl Record {
             rdata,
             end,
         })
+    }
+
+    /// The same, and `None` too where the owner's compression pointers lead nowhere or in circles.
+    pub(crate) fn owned_at(message: &[u8], start: usize) -> Option<Self> {
+        // What nearly all are: a pointer to the question's name, which is not compressed.
+        let of_question = message.get(start..start + 2) == Some(&[0xc0, 12]);
+        if !of_question {
+            name::follow(message, start, |_| ())?;
+        }
+        Self::at(message, start)
+    }
+
+    /// Whether the owner is the root, not compressed.
+    pub(crate) fn is_of_root(&self, message: &[u8]) -> bool {
+        message.get(self.start) == Some(&0)
     }
 }
 

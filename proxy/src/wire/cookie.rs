@@ -1,5 +1,7 @@
 //! DNS cookies on the wire (RFC 7873 §4).
 
+use super::option;
+
 /// What a client shows, or is given: its own part, and the server's, which is of 16 octets as this proxy makes them
 /// (RFC 9018 §4); what other servers made is none to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,25 +21,15 @@ pub const SERVER: usize = 16;
 /// Octets of the option with both parts, its head included.
 pub const OPTION: usize = 4 + CLIENT + SERVER;
 
-/// An option's code.
-const CODE: u16 = 10;
-
 /// A cookie whose length is none that a cookie has (RFC 7873 §5.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed;
 
 impl Cookie {
     /// The cookie among the options of an OPT, the first if there are several (RFC 7873 §5.2).
-    pub(super) fn among(mut options: &[u8]) -> Result<Option<Self>, Malformed> {
-        while let [code_0, code_1, length_0, length_1, rest @ ..] = options {
-            let length = usize::from(u16::from_be_bytes([*length_0, *length_1]));
-            let Some((data, rest)) = rest.split_at_checked(length) else { return Ok(None) };
-            if u16::from_be_bytes([*code_0, *code_1]) == CODE {
-                return Self::of(data).map(Some);
-            }
-            options = rest;
-        }
-        Ok(None)
+    pub(super) fn among(options: &[u8]) -> Result<Option<Self>, Malformed> {
+        let cookie = option::each(options).find(|(code, _)| *code == option::COOKIE);
+        cookie.map(|(_, whole)| Self::of(&whole[4..])).transpose()
     }
 
     fn of(data: &[u8]) -> Result<Self, Malformed> {

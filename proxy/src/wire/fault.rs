@@ -3,7 +3,7 @@
 use super::cookie::Cookie;
 use super::name::{leads_back, uncompressed_length};
 use super::request::Question;
-use super::{HEADER, Record, flag, read_u16, rtype};
+use super::{HEADER, Record, flag, option, read_u16, rtype};
 
 /// The first thing that is wrong with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,8 +16,8 @@ pub enum Fault {
     Counts,
     /// A name is compressed where nothing stands before it, or its pointers do not lead back (RFC 1035 §4.1.4).
     Compression,
-    /// Its OPT is not alone, not in the additional section, or not at the root (RFC 6891 §6.1.1), or has a cookie of an
-    /// impossible length (RFC 7873 §5.2.2).
+    /// Its OPT is not alone, not in the additional section, or not at the root (RFC 6891 §6.1.1), its options are cut, or has
+    /// a cookie of an impossible length (RFC 7873 §5.2.2).
     Edns,
     /// Something follows the last record.
     Trailing,
@@ -83,7 +83,8 @@ fn fault_of_records(message: &[u8], mut at: usize, before_additional: u32, recor
             return Some(Fault::Compression);
         }
         let misplaced = || index < before_additional || has_opt || message[at] != 0;
-        let malformed = || Cookie::among(&message[record.rdata..record.end]).is_err();
+        let options = &message[record.rdata..record.end];
+        let malformed = || !option::are_whole(options) || Cookie::among(options).is_err();
         if record.rtype == rtype::OPT && (misplaced() || malformed()) {
             return Some(Fault::Edns);
         }

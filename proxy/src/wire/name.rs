@@ -27,40 +27,30 @@ pub(crate) fn skip(message: &[u8], mut at: usize) -> Option<usize> {
 /// Whether the pointers of the name that starts at `at` each lead back (RFC 1035 §4.1.4) and to labels, so that whoever
 /// follows them comes to its end, within the length of a name.
 pub(crate) fn leads_back(message: &[u8], at: usize) -> bool {
-    let (mut next, mut earliest, mut total) = (at, at, 0);
-    loop {
-        let Some(length) = message.get(next).map(|length| usize::from(*length)) else { return false };
-        match length {
-            0..=LONGEST_LABEL => {
-                (next, total) = (next + 1 + length, total + 1 + length);
-                if length == 0 || total > LONGEST {
-                    return total <= LONGEST;
-                }
-            }
-            0xc0.. => {
-                let Some(pointer) = super::read_u16(message, next) else { return false };
-                next = usize::from(pointer & 0x3fff);
-                if next >= earliest {
-                    return false;
-                }
-                earliest = next;
-            }
-            _ => return false,
-        }
-    }
+    follow(message, at, |_| ()).is_some()
 }
 
-/// Appends the name that starts at `at`, its pointers followed, and says where it ends in the message. `None` for a name
-/// that is cut, too long, or whose pointers do not lead back (RFC 1035 §4.1.4), so that none goes in circles.
+/// Appends the name that starts at `at`, its pointers followed, and says where it ends in the message. `None` for what
+/// [`follow`] finds to be no name.
 pub(crate) fn expand(message: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
-    let start = out.len();
+    follow(message, at, |label| out.extend_from_slice(label))
+}
+
+/// Follows the name that starts at `at`, and its pointers, label by label, each behind its length; says where it ends in the
+/// message. `None` for a name that is cut, too long, or whose pointers do not lead back (RFC 1035 §4.1.4), so that none
+/// goes in circles.
+pub(crate) fn follow<'a>(message: &'a [u8], at: usize, mut label: impl FnMut(&'a [u8])) -> Option<usize> {
     let (mut next, mut end) = (at, None);
-    let mut earliest = at;
+    let (mut earliest, mut total) = (at, 0);
     loop {
         let length = usize::from(*message.get(next)?);
         match length {
             0..=LONGEST_LABEL => {
-                out.extend(message.get(next..=next + length)?);
+                total += 1 + length;
+                if total > LONGEST {
+                    return None;
+                }
+                label(message.get(next..=next + length)?);
                 next += 1 + length;
             }
             0xc0.. => {
@@ -72,9 +62,6 @@ pub(crate) fn expand(message: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usi
                 earliest = next;
             }
             _ => return None,
-        }
-        if out.len() - start > LONGEST {
-            return None;
         }
         if length == 0 {
             return end.or(Some(next));

@@ -1,8 +1,8 @@
 //! What a client sent.
 
 use super::cookie::Cookie;
-use super::name::{Name, leads_back, uncompressed_length};
-use super::{CLASS_IN, HEADER, Rcode, Record, UDP_PAYLOAD, UDP_PAYLOAD_WITHOUT_EDNS, flag, read_u16, rtype};
+use super::name::{Name, uncompressed_length};
+use super::{CLASS_IN, HEADER, Rcode, Record, UDP_PAYLOAD, UDP_PAYLOAD_WITHOUT_EDNS, flag, option, read_u16, rtype};
 
 /// A question's bytes: name, type, class (RFC 1035 §4.1.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,15 +147,12 @@ pub(super) const DNSSEC_OK: u8 = 0x80;
 fn walk(message: &[u8], mut at: usize, before_additional: u32, additionals: u16) -> Option<Option<Edns>> {
     let mut edns = None;
     for index in 0..before_additional + u32::from(additionals) {
-        let record = Record::at(message, at)?;
-        // Nobody follows an owner's pointers here; but what goes in circles is no message.
-        if !leads_back(message, at) {
-            return None;
-        }
+        let record = Record::owned_at(message, at)?;
         at = record.end;
         if record.rtype == rtype::OPT {
-            // RFC 6891 §6.1.1: at most one, in the additional section, owned by the root.
-            if index < before_additional || edns.is_some() || message[record.start] != 0 {
+            // RFC 6891 §6.1.1, §6.1.2: at most one, in the additional section, owned by the root, options to its end.
+            let is_alone = index >= before_additional && edns.is_none();
+            if !is_alone || !record.is_of_root(message) || !option::are_whole(&message[record.rdata..record.end]) {
                 return None;
             }
             let [_extended_rcode, version, flags, _] = record.ttl.to_be_bytes();
@@ -254,10 +251,24 @@ mod tests {
             ([1, 0, 0, 2], &two_opts),
             ([1, 0, 1, 0], &[question(), opt(0, 0)].concat()),
             ([1, 0, 0, 0], &pointer_question),
+            ([1, 0, 0, 1], &[question(), vec![0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 5, 0, 10, 0, 2, 7]].concat()),
             ([1, 0, 0, 0], &question()[..10]),
         ] {
             let bytes = message(0, counts, body);
             assert!(matches!(parse(&bytes), Err(Invalid::Answered(_, Rcode::FORMERR))), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_query_with_a_record_whose_name_goes_in_circles_is_malformed() {
+        let owned_by = |owner: &[u8]| {
+            let record = [owner, &[0, 1, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
+            parse(&message(0, [1, 0, 0, 1], &[question(), record].concat())).map(|(asked, _)| asked.edns)
+        };
+        let at = u8::try_from(HEADER + question().len()).unwrap();
+        assert_eq!(owned_by(&[0xc0, 12]), Ok(None));
+        for loops in [&[0xc0, at][..], &[1, b'a', 0xc0, at], &[0xc0, at + 2, 0xc0, at], &[0xff, 0xff]] {
+            assert!(matches!(owned_by(loops), Err(Invalid::Answered(_, Rcode::FORMERR))), "{loops:?}");
         }
     }
 

@@ -46,7 +46,7 @@ pub fn keepalive(response: &[u8]) -> Option<Duration> {
     let opt = opt(response)?;
     let opt = &response[opt.rdata..opt.end];
     // RFC 7828 §3.1: two octets, in units of 100 milliseconds; of another length it means nothing.
-    let (_, told) = options(opt).find(|(code, told)| *code == option::TCP_KEEPALIVE && told.len() == 6)?;
+    let (_, told) = option::each(opt).find(|(code, told)| *code == option::TCP_KEEPALIVE && told.len() == 6)?;
     Some(Duration::from_millis(100) * u32::from(read_u16(told, 4)?))
 }
 
@@ -79,18 +79,8 @@ fn opt(response: &[u8]) -> Option<Record> {
     opt.map(|(_, record)| record)
 }
 
-/// Each option of an OPT: its code, and all its octets with code and length before them.
-fn options(mut rdata: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (code, length) = (read_u16(rdata, 0)?, read_u16(rdata, 2)?);
-        let (this, rest) = rdata.split_at_checked(4 + usize::from(length))?;
-        rdata = rest;
-        Some((code, this))
-    })
-}
-
 fn extended_errors(opt: &[u8]) -> impl Iterator<Item = &[u8]> {
-    options(opt).filter(|(code, _)| *code == option::EXTENDED_ERROR).map(|(_, this)| this)
+    option::each(opt).filter(|(code, _)| *code == option::EXTENDED_ERROR).map(|(_, this)| this)
 }
 
 /// How many records the header promises.
@@ -121,7 +111,7 @@ impl Counts {
     /// The records from an offset on, until the first that is cut.
     fn records(self, message: &[u8], mut at: usize) -> impl Iterator<Item = (Section, Record)> {
         (0..self.all()).map_while(move |index| {
-            let record = Record::at(message, at)?;
+            let record = Record::owned_at(message, at)?;
             at = record.end;
             let section = match index {
                 _ if index < self.answers => Section::Answer,
@@ -151,7 +141,7 @@ impl Answer {
             let additionals = u16::try_from(survey.records - counts.answers - counts.authorities);
             parts.message[10..HEADER].copy_from_slice(&additionals.expect("it was read from 16 bits").to_be_bytes());
             let mut rest = &mut *parts.extended_errors;
-            for error in extended_errors(survey.opt) {
+            for error in extended_errors(survey.opt.unwrap_or_default()) {
                 let (this, behind) = std::mem::take(&mut rest).split_at_mut(error.len());
                 this.copy_from_slice(error);
                 rest = behind;
@@ -196,7 +186,8 @@ struct Survey<'a> {
     end: usize,
     /// How many are kept.
     records: u32,
-    opt: &'a [u8],
+    /// The data of the OPT.
+    opt: Option<&'a [u8]>,
     least_ttl: Option<u32>,
     answered: bool,
     authority_is_known: bool,
@@ -205,16 +196,16 @@ struct Survey<'a> {
 impl<'a> Survey<'a> {
     fn of(response: &'a [u8], start: usize, counts: Counts, qtype: u16, bounds: TtlBounds) -> Result<Self, Unusable> {
         let mut survey =
-            Self { end: start, records: 0, opt: &[], least_ttl: None, answered: false, authority_is_known: false };
+            Self { end: start, records: 0, opt: None, least_ttl: None, answered: false, authority_is_known: false };
+        let (mut seen, mut end) = (0, start);
         for (section, record) in counts.records(response, start) {
+            (seen, end) = (seen + 1, record.end);
             if record.rtype == rtype::OPT {
-                // An extended code (BADVERS …) answers our EDNS and not the question.
-                if section != Section::Additional || record.ttl >> 24 != 0 {
-                    return Err(Unusable);
-                }
-                // What may follow the OPT is optional too: cutting there keeps every compression pointer right.
-                survey.opt = &response[record.rdata..record.end];
-                return Ok(survey);
+                survey.meet_opt(response, section, &record)?;
+            }
+            // What may follow the OPT is optional too: cutting there keeps every compression pointer right.
+            if survey.opt.is_some() {
+                continue;
             }
             let ttl = bounds.ttl(response, section, &record).ok_or(Unusable)?;
             survey.least_ttl = Some(survey.least_ttl.map_or(ttl, |least| least.min(ttl)));
@@ -224,10 +215,19 @@ impl<'a> Survey<'a> {
             survey.records += 1;
         }
         // Records that are missing, and octets that belong to none.
-        if survey.records != counts.all() || survey.end != response.len() {
+        if seen != counts.all() || end != response.len() { Err(Unusable) } else { Ok(survey) }
+    }
+
+    /// RFC 6891 §6.1.1, §6.1.2: at most one, in the additional section, owned by the root, options to its end.
+    fn meet_opt(&mut self, response: &'a [u8], section: Section, record: &Record) -> Result<(), Unusable> {
+        let rdata = &response[record.rdata..record.end];
+        let is_alone = section == Section::Additional && self.opt.is_none();
+        // An extended code (BADVERS …) answers our EDNS and not the question.
+        if !is_alone || !record.is_of_root(response) || !option::are_whole(rdata) || record.ttl >> 24 != 0 {
             return Err(Unusable);
         }
-        Ok(survey)
+        self.opt = Some(rdata);
+        Ok(())
     }
 
     fn outline(&self, response: &[u8]) -> Outline {
@@ -243,7 +243,7 @@ impl<'a> Survey<'a> {
             lifetime: if cacheable { self.least_ttl.unwrap_or(0) } else { 0 },
             message: self.end,
             ttls: self.records as usize,
-            extended_errors: extended_errors(self.opt).map(<[u8]>::len).sum(),
+            extended_errors: extended_errors(self.opt.unwrap_or_default()).map(<[u8]>::len).sum(),
             denies_name: cacheable && rcode == Rcode::NXDOMAIN && Counts::of(response).answers == 0,
         }
     }
@@ -372,6 +372,35 @@ mod tests {
         bytes[extended_code] = 1; // BADVERS
         let question = question_bytes();
         assert_eq!(Answer::parse(&bytes, Question::starting(&question).unwrap(), BOUNDS), Err(Unusable));
+    }
+
+    /// Whether a response with these octets behind its question, counted as additional records, can be used.
+    fn is_usable_with(additionals: u8, octets: &[u8]) -> bool {
+        let question = question_bytes();
+        let head = [0, 9, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, additionals];
+        let bytes = [&head[..], &question, octets].concat();
+        Answer::parse(&bytes, Question::starting(&question).unwrap(), BOUNDS).is_ok()
+    }
+
+    #[test]
+    fn a_record_whose_name_leads_nowhere_or_in_circles_makes_a_response_unusable() {
+        let owned_by = |owner: &[u8]| is_usable_with(1, &[owner, &[0, 1, 0, 1, 0, 0, 0, 0, 0, 0]].concat());
+        let at = u8::try_from(HEADER + question_bytes().len()).unwrap();
+        assert!(owned_by(&[0xc0, 12]) && owned_by(&[1, b'a', 0xc0, 16]) && owned_by(&[0]));
+        assert!(!owned_by(&[0xc0, at]) && !owned_by(&[1, b'a', 0xc0, at]) && !owned_by(&[0xff, 0xff]));
+    }
+
+    #[test]
+    fn what_stands_behind_the_opt_has_to_be_whole_although_it_is_dropped() {
+        const OPT: &[u8] = &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+        const RECORD: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
+        assert!(is_usable_with(1, OPT) && is_usable_with(2, &[OPT, RECORD].concat()));
+        assert!(!is_usable_with(1, &[OPT, &[0]].concat()), "octets that belong to no record");
+        assert!(!is_usable_with(2, OPT), "a record that is missing");
+        assert!(!is_usable_with(2, &[OPT, &RECORD[..15]].concat()), "a record that is cut");
+        assert!(!is_usable_with(2, &[OPT, OPT].concat()), "a second OPT");
+        assert!(!is_usable_with(1, &[&[1, b'a'], OPT].concat()), "an OPT of another name than the root");
+        assert!(!is_usable_with(1, &[&OPT[..10], &[3, 0, 15, 0]].concat()), "an OPT whose option is cut");
     }
 
     #[test]
