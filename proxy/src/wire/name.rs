@@ -37,12 +37,14 @@ pub(crate) fn expand(message: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usi
 }
 
 /// Follows the name that starts at `at`, and its pointers, label by label, each behind its length; says where it ends in the
-/// message. `None` for a name that is cut, too long, or whose pointers do not lead back (RFC 1035 §4.1.4), so that none
-/// goes in circles.
+/// message. `None` for a name that is cut or too long, or whose pointers lead to no prior name (RFC 1035 §4.1.4): so none goes
+/// in circles, none runs into itself, and none leads into the header, where other octets stand in a reply.
 pub(crate) fn follow<'a>(message: &'a [u8], at: usize, mut label: impl FnMut(&'a [u8])) -> Option<usize> {
     let (mut next, mut end) = (at, None);
-    let (mut earliest, mut total) = (at, 0);
-    loop {
+    // Where the labels being followed begin, and where those begin that led to them.
+    let (mut start, mut later) = (at, message.len());
+    let mut total = 0;
+    while next < later {
         let length = usize::from(*message.get(next)?);
         match length {
             0..=LONGEST_LABEL => {
@@ -56,10 +58,10 @@ pub(crate) fn follow<'a>(message: &'a [u8], at: usize, mut label: impl FnMut(&'a
             0xc0.. => {
                 end = end.or(Some(next + 2));
                 next = usize::from(super::read_u16(message, next)? & 0x3fff);
-                if next >= earliest {
+                if !(super::HEADER..start).contains(&next) {
                     return None;
                 }
-                earliest = next;
+                (start, later) = (next, start);
             }
             _ => return None,
         }
@@ -67,6 +69,7 @@ pub(crate) fn follow<'a>(message: &'a [u8], at: usize, mut label: impl FnMut(&'a
             return end.or(Some(next));
         }
     }
+    None
 }
 
 /// The length of the uncompressed name that starts the slice, its root label included.
@@ -202,6 +205,7 @@ pub fn from_text(text: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::HEADER;
     use proptest::prelude::*;
 
     #[test]
@@ -239,16 +243,34 @@ mod tests {
 
     #[test]
     fn pointers_are_followed_back_and_never_in_circles() {
-        let message = [3, b'c', b'o', b'm', 0, 1, b'a', 0xc0, 0, 0xc0, 5, 0xc0, 11, 0xc0, 14, 0xc0];
+        let names = [3, b'c', b'o', b'm', 0, 1, b'a', 0xc0, 12, 0xc0, 17, 0xc0, 23, 0xc0, 26, 0xc0];
+        let message = [&[0; HEADER][..], &names].concat();
         let expanded = |at| {
             let mut out = vec![9];
             expand(&message, at, &mut out).map(|end| (end, out.split_off(1)))
         };
-        assert_eq!(expanded(0), Some((5, from_text("com"))));
-        assert_eq!(expanded(5), Some((9, from_text("a.com"))));
-        assert_eq!(expanded(9), Some((11, from_text("a.com"))));
-        for at in [11, 13, 15, 16] {
+        assert_eq!(expanded(12), Some((17, from_text("com"))));
+        assert_eq!(expanded(17), Some((21, from_text("a.com"))));
+        assert_eq!(expanded(21), Some((23, from_text("a.com"))));
+        for at in [23, 25, 27, 28] {
             assert_eq!(expanded(at), None, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_runs_into_itself_is_none() {
+        // A label of four octets, two of which are the pointer to it, and then the root.
+        let message = [&[0; HEADER][..], &[4, b'a', b'b', 0xc0, 12, 0]].concat();
+        assert_eq!(follow(&message, 15, |_| ()), None);
+        let apart = [&[0; HEADER][..], &[2, b'a', b'b', 0, 0xc0, 12]].concat();
+        assert_eq!(follow(&apart, 16, |_| ()), Some(18));
+    }
+
+    #[test]
+    fn a_pointer_into_the_header_leads_to_no_name() {
+        let message = [&[1, b'a', 0][..], &[0; 9], &[0, 0xc0, 0, 0xc0, 11, 0xc0, 12]].concat();
+        for (at, end) in [(13, None), (15, None), (17, Some(19))] {
+            assert_eq!(follow(&message, at, |_| ()), end);
         }
     }
 

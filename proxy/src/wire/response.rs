@@ -129,10 +129,11 @@ impl Answer {
         if !answers(response, question) {
             return Err(Unusable);
         }
+        let counts = Counts::of(response);
         if read_u16(response, 4) == Some(0) {
+            Survey::of(response, HEADER, counts, question.qtype(), bounds)?;
             return Self::bare(response, question);
         }
-        let counts = Counts::of(response);
         let start = HEADER + question.as_bytes().len();
         let survey = Survey::of(response, start, counts, question.qtype(), bounds)?;
         let outline = survey.outline(response);
@@ -437,6 +438,8 @@ mod tests {
         let answer = Answer::parse(&bytes, Question::starting(&question).unwrap(), BOUNDS).unwrap();
         assert_eq!(answer.rcode(), Rcode::REFUSED);
         assert_eq!(&answer.message()[HEADER..], question);
+        let cut = [&bytes[..11], &[1]].concat();
+        assert_eq!(Answer::parse(&cut, Question::starting(&question).unwrap(), BOUNDS), Err(Unusable));
     }
 
     #[test]
