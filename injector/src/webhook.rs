@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::annotations;
 use crate::cluster::ClusterDns;
 use crate::events::{Notice, Teller};
-use crate::inject::{self, Decision, Skip, Subject};
+use crate::inject::{self, Decision, Skip, Subject, Verdict};
 use crate::limits::LimitRanges;
 use crate::metrics::Metrics;
 use crate::server::{Answer, Limits, Share, text};
@@ -193,13 +193,7 @@ impl Webhook {
         let verdict = inject::decide(subject, &self.settings, &self.cluster);
         let (outcome, reason) = (verdict.decision.outcome(), verdict.decision.reason());
         self.tell(&request, &verdict.decision);
-        let response = match &verdict.decision {
-            Decision::Deny(refusal) => Ok(review::Response::deny(request.uid, refusal.to_string(), verdict.warnings)),
-            decision => {
-                let patch = inject::patch(&request.object, &inject::patched(decision, &request.object));
-                review::Response::allow(request.uid, &patch, verdict.warnings)
-            }
-        };
+        let response = respond(request, verdict);
         (response, outcome, reason)
     }
 
@@ -239,7 +233,45 @@ impl Webhook {
     }
 }
 
+/// The answer that a verdict comes to.
+fn respond(request: review::Request, verdict: Verdict) -> Result<review::Response, serde_json::Error> {
+    match verdict.decision {
+        Decision::Deny(refusal) => Ok(review::Response::deny(request.uid, refusal.to_string(), verdict.warnings)),
+        decision => {
+            let patch = inject::patch(&request.object, &inject::patched(&decision, &request.object));
+            review::Response::allow(request.uid, &patch, verdict.warnings)
+        }
+    }
+}
+
 fn is_json(content_type: Option<&HeaderValue>) -> bool {
     let text = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
     text.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// What the fuzz targets reach of this module; there is none of it in a build of another kind.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::{inject, respond, review};
+    use crate::cluster::ClusterDns;
+    use crate::inject::Subject;
+    use crate::limits::ContainerLimits;
+    use crate::settings::Settings;
+
+    /// The answer to a review, as the API server gets it, or why it is none.
+    pub fn answer(
+        body: &[u8],
+        namespace_asks: bool,
+        settings: &Settings,
+        cluster: &ClusterDns,
+    ) -> Result<Vec<u8>, String> {
+        let request = review::Request::read(body).map_err(|bad| bad.to_string())?;
+        request.check()?;
+        let limits = ContainerLimits::default();
+        let subject = Subject { pod: &request.object, namespace: &request.namespace, namespace_asks, limits: &limits };
+        let verdict = inject::decide(subject, settings, cluster);
+        let (outcome, reason) = (verdict.decision.outcome(), verdict.decision.reason());
+        let response = respond(request, verdict).map_err(|error| error.to_string())?;
+        response.audited(outcome, reason).into_json().map_err(|error| error.to_string())
+    }
 }

@@ -212,7 +212,7 @@ impl Shared {
 }
 
 /// Serves a client until it leaves or is let go; its slot is free when this ends.
-async fn converse(mut client: Client, mut stop: watch::Receiver<bool>) -> (TcpStream, Closed) {
+async fn converse(mut client: Client<TcpStream>, mut stop: watch::Receiver<bool>) -> (TcpStream, Closed) {
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut stopping = false;
     let mut timer = pin!(sleep_until(client.due(Instant::now()).0));
@@ -247,4 +247,39 @@ async fn converse(mut client: Client, mut stop: watch::Receiver<bool>) -> (TcpSt
     })
     .await;
     (client.into_stream(), reason)
+}
+
+/// What the fuzz targets reach of this module; there is none of it in a build of another kind.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+
+    use tokio::io::{AsyncRead, AsyncWrite};
+
+    use super::super::Metrics;
+    use super::client::{Client, Scratch};
+    use super::connections::Connections;
+    use super::{Limits, Protocol, Resolver, Sender, StreamOutbox, Streams, Trust};
+    use crate::clients::Who;
+
+    /// Serves a client that is always ready again, until its connection is to end, and says why.
+    pub fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, resolver: &Arc<Resolver>) -> &'static str {
+        let limits = Arc::new(Limits::of(1, &dot_proxy_config::Clients::default()));
+        let outbox = StreamOutbox::new(Arc::new(Streams::default()));
+        let connections = Connections::new(1, 1);
+        let Ok(slot) = connections.admit(Who::connected(Ipv4Addr::LOCALHOST.into()), Arc::clone(&outbox)) else {
+            return "turned-away";
+        };
+        let address = (Ipv4Addr::LOCALHOST, 40_000).into();
+        let sender = Sender { protocol: Protocol::Tcp, address, trust: Trust::Usual };
+        let mut client = Client::new(stream, sender, slot, outbox, limits, Arc::clone(resolver), Metrics::default());
+        let (mut context, mut scratch) = (Context::from_waker(Waker::noop()), Scratch::default());
+        loop {
+            if let Poll::Ready(reason) = client.poll(&mut context, &mut scratch) {
+                return reason.as_str();
+            }
+        }
+    }
 }

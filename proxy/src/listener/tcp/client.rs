@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::super::Metrics;
@@ -33,9 +32,9 @@ pub(super) struct Scratch {
     asking: Asking,
 }
 
-/// A connected client.
-pub(super) struct Client {
-    stream: TcpStream,
+/// A connected client. Anything that reads and writes bytes will do, so that it can be fuzzed in memory.
+pub(super) struct Client<S> {
+    stream: S,
     sender: Sender,
     slot: Slot,
     outbox: Arc<StreamOutbox>,
@@ -66,9 +65,9 @@ impl Default for Scratch {
     }
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: S,
         sender: Sender,
         slot: Slot,
         outbox: Arc<StreamOutbox>,
@@ -120,7 +119,7 @@ impl Client {
     }
 
     /// Gives the connection back; nothing is owed any more.
-    pub(super) fn into_stream(self) -> TcpStream {
+    pub(super) fn into_stream(self) -> S {
         self.outbox.close();
         self.stream
     }
