@@ -26,6 +26,7 @@ mod caching;
 mod confinement;
 mod connection_faults;
 mod connections;
+mod decoders;
 mod differential;
 mod events;
 mod failures;
