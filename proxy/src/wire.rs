@@ -241,12 +241,16 @@ impl Record {
 
     /// The same, and `None` too where the owner's compression pointers lead nowhere or in circles.
     pub(crate) fn owned_at(message: &[u8], start: usize) -> Option<Self> {
-        // What nearly all are: a pointer to the question's name, which is not compressed.
-        let of_question = message.get(start..start + 2) == Some(&[0xc0, 12]);
-        if !of_question {
+        let record = Self::at(message, start)?;
+        if !record.is_of_question(message) {
             name::follow(message, start, |_| ())?;
         }
-        Self::at(message, start)
+        Some(record)
+    }
+
+    /// Whether the owner is a pointer to the question's name, as it is of nearly all.
+    pub(crate) fn is_of_question(&self, message: &[u8]) -> bool {
+        message.get(self.start..self.start + 2) == Some(&[0xc0, 12])
     }
 
     /// Whether the owner is the root, not compressed.

@@ -5,10 +5,11 @@
 //! the message, without the upstream's OPT │ offsets of the TTLs in it (2 each) │ extended errors, as EDNS options
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::request::Question;
-use super::{ExtendedError, HEADER, Rcode, flag, read_u16};
+use super::{ExtendedError, HEADER, Rcode, flag, name, read_u16};
 
 /// An answer: wire bytes without the upstream's OPT, and where the TTLs stand in them. Cloning it copies no bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -102,10 +103,28 @@ impl Answer {
 
     /// Where in the message TTLs stand.
     pub fn ttl_offsets(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.offsets().iter().map(offset)
+    }
+
+    /// Whether no owner's name has a part in a TTL, be it by a pointer: with another TTL it would be another name.
+    pub(crate) fn owners_stand_apart(&self) -> bool {
+        let (message, offsets) = (self.message(), self.offsets());
+        let is_in_a_ttl = |part: Range<usize>| {
+            let first = offsets.partition_point(|at| offset(at) + 4 <= part.start);
+            offsets.get(first).is_some_and(|at| offset(at) < part.end)
+        };
+        let mut start = HEADER + self.question().map_or(0, |question| question.as_bytes().len());
+        self.ttl_offsets().all(|ttl_at| {
+            let (owner, length) = (start, read_u16(message, ttl_at + 4).unwrap_or_default());
+            start = ttl_at + 6 + usize::from(length);
+            let mut stands_apart = true;
+            name::follow(message, owner, |part| stands_apart &= !is_in_a_ttl(part)).is_some() && stands_apart
+        })
+    }
+
+    fn offsets(&self) -> &[[u8; 2]] {
         let (head, body) = self.split();
-        let offsets = body.get(head.message..head.message + 2 * head.ttls).unwrap_or_default();
-        let (offsets, _) = offsets.as_chunks();
-        offsets.iter().map(|offset| usize::from(u16::from_be_bytes(*offset)))
+        body.get(head.message..head.message + 2 * head.ttls).unwrap_or_default().as_chunks().0
     }
 
     /// The upstream's extended errors (RFC 8914) as EDNS options, to be passed on.
@@ -181,6 +200,10 @@ impl Answer {
         };
         (head, body)
     }
+}
+
+fn offset(octets: &[u8; 2]) -> usize {
+    usize::from(u16::from_be_bytes(*octets))
 }
 
 struct Head {

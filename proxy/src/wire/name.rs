@@ -1,6 +1,7 @@
 //! Domain names on the wire (RFC 1035 §3.1).
 
 use std::fmt;
+use std::ops::Range;
 
 /// Longest name on the wire, its root label included (RFC 1035 §2.3.4).
 pub const LONGEST: usize = 255;
@@ -33,13 +34,18 @@ pub(crate) fn leads_back(message: &[u8], at: usize) -> bool {
 /// Appends the name that starts at `at`, its pointers followed, and says where it ends in the message. `None` for what
 /// [`follow`] finds to be no name.
 pub(crate) fn expand(message: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
-    follow(message, at, |label| out.extend_from_slice(label))
+    follow(message, at, |part| {
+        let part = &message[part];
+        if part[0] < 0xc0 {
+            out.extend_from_slice(part);
+        }
+    })
 }
 
-/// Follows the name that starts at `at`, and its pointers, label by label, each behind its length; says where it ends in the
-/// message. `None` for a name that is cut or too long, or whose pointers lead to no prior name (RFC 1035 §4.1.4): so none goes
+/// Follows the name that starts at `at`, and tells where its labels, each with its length, and its pointers stand; says where it
+/// ends in the message. `None` for a name that is cut or too long, or whose pointers lead to no prior name (RFC 1035 §4.1.4): so none goes
 /// in circles, none runs into itself, and none leads into the header, where other octets stand in a reply.
-pub(crate) fn follow<'a>(message: &'a [u8], at: usize, mut label: impl FnMut(&'a [u8])) -> Option<usize> {
+pub(crate) fn follow(message: &[u8], at: usize, mut part: impl FnMut(Range<usize>)) -> Option<usize> {
     let (mut next, mut end) = (at, None);
     // Where the labels being followed begin, and where those begin that led to them.
     let (mut start, mut later) = (at, message.len());
@@ -52,12 +58,15 @@ pub(crate) fn follow<'a>(message: &'a [u8], at: usize, mut label: impl FnMut(&'a
                 if total > LONGEST {
                     return None;
                 }
-                label(message.get(next..=next + length)?);
+                message.get(next..=next + length)?;
+                part(next..next + 1 + length);
                 next += 1 + length;
             }
             0xc0.. => {
+                let pointer = super::read_u16(message, next)?;
+                part(next..next + 2);
                 end = end.or(Some(next + 2));
-                next = usize::from(super::read_u16(message, next)? & 0x3fff);
+                next = usize::from(pointer & 0x3fff);
                 if !(super::HEADER..start).contains(&next) {
                     return None;
                 }

@@ -152,7 +152,9 @@ impl Answer {
                 parts.set_ttl(index, record.ttl_at, ttl);
             }
         };
-        Self::write(&outline, fill).ok_or(Unusable)
+        let answer = Self::write(&outline, fill).ok_or(Unusable)?;
+        // The question's name alone needs no look: no TTL stands in it.
+        if survey.has_other_owners && !answer.owners_stand_apart() { Err(Unusable) } else { Ok(answer) }
     }
 
     /// A failure that came without its question, with ours.
@@ -192,12 +194,21 @@ struct Survey<'a> {
     least_ttl: Option<u32>,
     answered: bool,
     authority_is_known: bool,
+    /// Whether any record's owner is given otherwise than by a pointer to the question's name.
+    has_other_owners: bool,
 }
 
 impl<'a> Survey<'a> {
     fn of(response: &'a [u8], start: usize, counts: Counts, qtype: u16, bounds: TtlBounds) -> Result<Self, Unusable> {
-        let mut survey =
-            Self { end: start, records: 0, opt: None, least_ttl: None, answered: false, authority_is_known: false };
+        let mut survey = Self {
+            end: start,
+            records: 0,
+            opt: None,
+            least_ttl: None,
+            answered: false,
+            authority_is_known: false,
+            has_other_owners: false,
+        };
         let (mut seen, mut end) = (0, start);
         for (section, record) in counts.records(response, start) {
             (seen, end) = (seen + 1, record.end);
@@ -212,6 +223,7 @@ impl<'a> Survey<'a> {
             survey.least_ttl = Some(survey.least_ttl.map_or(ttl, |least| least.min(ttl)));
             survey.answered |= section == Section::Answer && (record.rtype == qtype || qtype == rtype::ANY);
             survey.authority_is_known |= section == Section::Authority && record.rtype == rtype::SOA;
+            survey.has_other_owners |= !record.is_of_question(response);
             survey.end = record.end;
             survey.records += 1;
         }
@@ -389,6 +401,23 @@ mod tests {
         let at = u8::try_from(HEADER + question_bytes().len()).unwrap();
         assert!(owned_by(&[0xc0, 12]) && owned_by(&[1, b'a', 0xc0, 16]) && owned_by(&[0]));
         assert!(!owned_by(&[0xc0, at]) && !owned_by(&[1, b'a', 0xc0, at]) && !owned_by(&[0xff, 0xff]));
+    }
+
+    #[test]
+    fn a_name_that_leads_into_a_ttl_makes_a_response_unusable() {
+        let first = HEADER + question_bytes().len();
+        let owned_by = |at: usize| {
+            let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 1, b'a', 0, 4, 192, 0, 2, 1];
+            let pointer = [0xc0, u8::try_from(at).unwrap()];
+            let next = [0, 1, 0, 1, 0, 0, 0, 60, 0, 0];
+            is_usable_with(2, &[&record[..], &pointer, &next].concat())
+        };
+        // The first record's owner; then the octets of its TTL; then its length, and data.
+        assert!(owned_by(first));
+        for at in first + 6..first + 10 {
+            assert!(!owned_by(at), "{at}");
+        }
+        assert!(owned_by(first + 10));
     }
 
     #[test]
