@@ -241,6 +241,7 @@ def dns_seeds():
         keep_exchanges(unbound)
     for index, response in enumerate(responses):
         keep("upstream_message", bytes([index * 37 % 256, index * 11 % 256]) + response)
+    http_seeds(responses[::3])
     for index in range(0, len(queries) - 4, 3):
         pieces = [b"", bytes([1, 0, 3]), bytes([200]), bytes([0, 255, 2, 0, 7])][index % 4]
         keep("client_frames", bytes([len(pieces)]) + pieces + b"".join(map(frame, queries[index:index + 4])))
@@ -260,10 +261,28 @@ def dns_seeds():
 
 def keep_exchanges(unbound):
     """What kdig writes about its exchanges."""
-    for asked in ("web.example A", "many.example A +dnssec", "nothing.example AAAA +noedns", "example TXT +tcp +padding", "www.example HTTPS +cookie"):
+    for asked in ("web.example A", "nothing.example AAAA", "example TXT", "many.example A", "web.example A +noedns", "nothing.example AAAA +tcp",
+                  "example TXT +cdflag"):
         with tempfile.NamedTemporaryFile() as file:
-            subprocess.run(["kdig", "@127.0.0.1", "-p", str(unbound.port), "-E", file.name, *asked.split()], stdout=subprocess.DEVNULL, check=True)
-            keep("kdig_output", pathlib.Path(file.name).read_bytes())
+            command = ["kdig", "@127.0.0.1", "-p", str(unbound.port), "+adflag", "+padding", "-E", file.name, *asked.split()]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            which = ["web.example", "nothing.example", "example"].index(asked.split()[0]) if "many" not in asked else 0
+            keep("kdig_output", bytes([which + (16 if "+cd" in asked else 0)]) + pathlib.Path(file.name).read_bytes())
+
+
+def http_seeds(messages):
+    """Responses with these messages, as HTTP/2 brings them, and as curl writes them."""
+    heads = [[], [("age", "7")], [("cache-control", "max-age=60")], [("cache-control", 'private, Max-Age="60"'), ("age", "7")], [("cache-control", "no-store")],
+             [("content-encoding", "gzip")], [("content-type", "text/html")]]
+    for index, message in enumerate(messages):
+        headers = dict([("content-type", "application/dns-message"), *heads[index % len(heads)]])
+        message = b"\0\0" + message[2:]
+        lines = "".join(f"{name}: {value}\n" for name, value in headers.items())
+        keep("http_response", b"\0" + (200).to_bytes(2, "big") + lines.encode() + b"\n" + message)
+        written = ["200"] + [headers.get(name, "") for name in ("content-type", "content-encoding", "age", "cache-control", "retry-after")]
+        keep("http_response", b"\1" + message + "".join("\n" + line for line in written).encode())
+    for status, header in ((429, "retry-after: 5"), (503, "retry-after: Wed, 21 Oct 2026 07:28:00 GMT"), (301, "location: /"), (405, "allow: GET")):
+        keep("http_response", b"\0" + status.to_bytes(2, "big") + header.encode() + b"\n\n")
 
 
 CONFIGURATIONS = """

@@ -216,6 +216,35 @@ fn is_routable(server: SocketAddr) -> bool {
     UdpSocket::bind((any, 0)).is_ok_and(|socket| socket.connect(server).is_ok())
 }
 
+/// What the fuzz targets reach of this module; there is none of it in a build of another kind.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use std::process::ExitStatus;
+    use std::time::Duration;
+
+    use hyper::http::response::Parts;
+
+    use super::process::Finished;
+    use super::{curl, kdig};
+    use crate::wire::request::{Asked, Question};
+
+    fn finished(output: Vec<u8>, tap: Vec<u8>) -> Finished {
+        Finished { status: ExitStatus::default(), output, complaint: String::new(), tap, took: Duration::ZERO }
+    }
+
+    /// The response that curl wrote.
+    pub fn of_curl(output: Vec<u8>) -> Option<(Parts, Vec<u8>)> {
+        let (head, body, _) = curl::read(finished(output, Vec::new())).ok()?;
+        Some((head, body))
+    }
+
+    /// The answer that kdig wrote down, if it asked what it was to ask.
+    pub fn of_kdig(tap: Vec<u8>, asked: Asked, question: Question<'_>) -> Option<Vec<u8>> {
+        let (message, _) = kdig::read(&finished(Vec::new(), tap), asked, question).ok()?;
+        Some(message)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

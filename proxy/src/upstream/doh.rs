@@ -23,7 +23,6 @@ use super::connect::Tls;
 use super::connection::Query;
 use super::kept::{Kept, Standby, Which};
 use crate::wire::query::{self, Privacy};
-use crate::wire::{self, response as answer};
 
 /// How often a query is put into a stream when the server resets it.
 const STREAMS: usize = 3;
@@ -71,10 +70,9 @@ impl Doh {
             match response::judge(&received.head) {
                 Verdict::Answer { age, fresh_for } => {
                     let Received { body: mut message, latency, .. } = received;
-                    if wire::id(&message) != Some(0) || !answer::answers(&message, query.question) {
+                    if !response::take_answer(&mut message, query.question, age, fresh_for) {
                         return Err(self.fails(Cause::ResponseMalformed));
                     }
-                    answer::shorten(&mut message, age, fresh_for);
                     return Ok((message, latency));
                 }
                 Verdict::NoSuchMethod if !by_get => self.by_get.store(true, Ordering::Relaxed),
@@ -133,5 +131,22 @@ impl Doh {
     fn fails(&self, cause: Cause) -> Cause {
         self.kept.health().failed(cause, Instant::now());
         cause
+    }
+}
+
+/// What the fuzz targets reach of this module; there is none of it in a build of another kind.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use hyper::http::response::Parts;
+
+    use super::response::{Verdict, judge, take_answer};
+    use crate::wire::request::Question;
+
+    /// The answer in a response, if there is one.
+    pub fn answer(head: &Parts, mut body: Vec<u8>, question: Question<'_>) -> Option<Vec<u8>> {
+        match judge(head) {
+            Verdict::Answer { age, fresh_for } => take_answer(&mut body, question, age, fresh_for).then_some(body),
+            _ => None,
+        }
     }
 }

@@ -17,9 +17,8 @@ use super::{Tool, is_routable};
 use crate::upstream::cause::Cause;
 use crate::upstream::connection::Query;
 use crate::upstream::doh::request::Requests;
-use crate::upstream::doh::response::{Verdict, judge};
+use crate::upstream::doh::response::{Verdict, judge, take_answer};
 use crate::wire::query::{self, Privacy};
-use crate::wire::{self, response as answer};
 
 /// curl gives up connecting after so many seconds, and the group asks another server.
 const CONNECT_SECONDS: &str = "3";
@@ -64,10 +63,7 @@ impl Curl {
             let by_get = self.by_get.load(Ordering::Relaxed);
             let (head, mut body, took) = read(self.ask(&message, by_get, query.until).await?)?;
             match judge(&head) {
-                Verdict::Answer { age, fresh_for }
-                    if wire::id(&body) == Some(0) && answer::answers(&body, query.question) =>
-                {
-                    answer::shorten(&mut body, age, fresh_for);
+                Verdict::Answer { age, fresh_for } if take_answer(&mut body, query.question, age, fresh_for) => {
                     return Ok((body, took));
                 }
                 Verdict::Answer { .. } | Verdict::NoMessage => return Err(Cause::ResponseMalformed),
@@ -162,7 +158,7 @@ fn pinned(pins: &[Pin]) -> String {
 }
 
 /// The head and the body of the response, and how long it took, if there is one.
-fn read(finished: Finished) -> Result<(Parts, Vec<u8>, Duration), Cause> {
+pub(super) fn read(finished: Finished) -> Result<(Parts, Vec<u8>, Duration), Cause> {
     if !finished.status.success() {
         return Err(cause(finished.status.code(), &finished.complaint));
     }

@@ -138,7 +138,7 @@ fn name_as_argument(name: Name<'_>) -> String {
 }
 
 /// The answer, if kdig asked what it was to ask, and got an answer to that.
-fn read(finished: &Finished, asked: Asked, question: Question<'_>) -> Result<(Vec<u8>, Duration), Cause> {
+pub(super) fn read(finished: &Finished, asked: Asked, question: Question<'_>) -> Result<(Vec<u8>, Duration), Cause> {
     if !finished.status.success() {
         return Err(cause(&String::from_utf8_lossy(&finished.output), &finished.complaint, finished.took));
     }

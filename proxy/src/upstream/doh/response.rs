@@ -6,6 +6,9 @@ use hyper::StatusCode;
 use hyper::header::{AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
 use hyper::http::response::Parts;
 
+use crate::wire::request::Question;
+use crate::wire::{self, response as answer};
+
 /// The media type of questions and answers.
 pub(in crate::upstream) const MEDIA_TYPE: &str = "application/dns-message";
 
@@ -28,6 +31,20 @@ pub(in crate::upstream) enum Verdict {
     NoSuchMethod,
     /// Another status, among them redirects: whoever they lead to has not proved to be the server that was configured.
     OtherStatus,
+}
+
+/// Makes an answer's body the answer that it is by now; false where it is no answer to the question.
+pub(in crate::upstream) fn take_answer(
+    body: &mut [u8],
+    question: Question<'_>,
+    age: u32,
+    fresh_for: Option<u32>,
+) -> bool {
+    let is_answer = wire::id(body) == Some(0) && answer::answers(body, question);
+    if is_answer {
+        answer::shorten(body, age, fresh_for);
+    }
+    is_answer
 }
 
 /// Judges by the head alone.
