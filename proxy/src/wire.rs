@@ -1,7 +1,8 @@
 //! The DNS message on the wire (RFC 1035 §4), as far as a forwarder has to look into it.
 //!
 //! Borrowed views and writers into a caller's buffer; no tokio, no clock. What a record holds is never interpreted
-//! (RFC 3597) but for the SOA's minimum, so unknown types pass untouched, and compression pointers are never followed.
+//! (RFC 3597) but for the SOA's minimum, so unknown types pass untouched. Owners' compression pointers are followed to see
+//! that they lead to prior names, and left as they are.
 //!
 //! ```text
 //! client's bytes ──request──► Asked + Question ──query──► upstream's bytes ──response──► Answer ──reply──► client's bytes

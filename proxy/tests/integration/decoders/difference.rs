@@ -1,5 +1,7 @@
 //! Why two decoders differ.
 
+use std::ops::Range;
+
 use super::mutation::Sample;
 use super::reading::{Decoder, Outcome, Reading};
 
@@ -19,12 +21,8 @@ const NO_DATA: Difference =
     Difference { what: "refuses a record of a type that it does not know and without data", rfc: "RFC 3597 §5" };
 
 /// What others take and the proxy refuses.
-const HEADER: Difference = Difference {
-    what: "takes a pointer into the header, which holds no name, and is another one in what is passed on",
-    rfc: "RFC 1035 §4.1.4",
-};
-const COMPRESSED: Difference = Difference {
-    what: "takes a question whose name is compressed, although no name stands before it",
+const NO_NAME: Difference = Difference {
+    what: "takes a pointer into the header or a TTL, which are no names, and others in what is passed on",
     rfc: "RFC 1035 §4.1.4",
 };
 const CUT_OPTION: Difference = Difference { what: "takes an OPT whose last option is cut", rfc: "RFC 6891 §6.1.2" };
@@ -47,12 +45,10 @@ pub fn explain(
         }
         (Reading::Read(_), false) => {
             let found = Found::in_message(&sample.message);
-            match () {
-                () if found.compressed_question => Some(&COMPRESSED),
-                () if found.pointer_into_header => Some(&HEADER),
-                () if found.cut_option && decoder == Decoder::Hickory => Some(&CUT_OPTION),
-                () => None,
+            if found.leads_to_no_name {
+                return Some(&NO_NAME);
             }
+            (found.cut_option && decoder == Decoder::Hickory).then_some(&CUT_OPTION)
         }
         _ => None,
     }
@@ -74,21 +70,18 @@ pub fn without_data(message: &[u8]) -> Vec<Vec<u8>> {
 /// What can be seen in a message that decoders differ about.
 #[derive(Default)]
 struct Found {
-    compressed_question: bool,
-    pointer_into_header: bool,
+    leads_to_no_name: bool,
     cut_option: bool,
 }
 
 impl Found {
     fn in_message(message: &[u8]) -> Self {
         let mut found = Self::default();
-        if word(message, 4).is_some_and(|questions| questions > 0) {
-            let end = behind_name(message, 12);
-            found.compressed_question =
-                end.is_some_and(|end| message[end - 1] != 0 || end >= 14 && message[end - 2] >= 0xc0);
-        }
+        let ttls: Vec<_> = Records::of(message).map(|record| record.fixed + 4..record.fixed + 8).collect();
+        // Of the question's name too: no other stands before it.
+        found.leads_to_no_name |= leads_into(message, 12, &ttls);
         for record in Records::of(message) {
-            found.pointer_into_header |= leads_into_header(message, record.start);
+            found.leads_to_no_name |= leads_into(message, record.start, &ttls);
             let whole: usize = record.options(message).map(|at| 4 + word(message, at + 2).unwrap_or_default()).sum();
             found.cut_option |= record.is_opt && whole != record.end - record.fixed - 10;
         }
@@ -96,17 +89,22 @@ impl Found {
     }
 }
 
-/// Whether a pointer of the name at an offset leads to less than 12.
-fn leads_into_header(message: &[u8], mut at: usize) -> bool {
+/// Whether a pointer of the name at an offset leads into the header, or to a name that runs through one of these ranges.
+fn leads_into(message: &[u8], mut at: usize, ranges: &[Range<usize>]) -> bool {
     for _ in 0..200 {
-        match message.get(at) {
-            Some(length @ 1..0x40) => at += 1 + usize::from(*length),
-            Some(0xc0..) => match word(message, at) {
-                Some(pointer) if pointer & 0x3fff < 12 => return true,
-                Some(pointer) => at = pointer & 0x3fff,
-                None => return false,
-            },
+        let length = match message.get(at) {
+            Some(length @ 1..0x40) => 1 + usize::from(*length),
+            Some(0) => 1,
+            Some(0xc0..) => 2,
             _ => return false,
+        };
+        if at < 12 || ranges.iter().any(|range| range.start < at + length && at < range.end) {
+            return true;
+        }
+        match (message[at], word(message, at)) {
+            (0, _) => return false,
+            (0xc0.., Some(pointer)) => at = pointer & 0x3fff,
+            _ => at += length,
         }
     }
     false
