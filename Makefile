@@ -39,6 +39,9 @@ type-check: ## Type-check everything, without compiling it to the end
 test-cov: ## Measure how much of the code the unit and integration tests reach
 	.ci/test-cov
 
+fuzz: ## Fuzz every target briefly, as CI does (TARGET=client_message RUNS=10000000 for one of them and long)
+	.ci/fuzz $(TARGET) $(RUNS)
+
 bench: ## Measure the proxy beside other forwarders: some 20 minutes (ARGS=--quick for a minute and a half)
 	.ci/bench $(ARGS)
 

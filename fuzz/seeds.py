@@ -4,7 +4,8 @@ kdig writes about it; and, where no program here says something, what dnspython 
 
     fuzz/seeds.py DIRECTORY      one folder for each target
 
-Needs dig, kdig, unbound and dnspython, of Debian's packages. Everything stays on loopback.
+Needs Debian's packages bind9-dnsutils, knot-dnsutils, unbound, python3-dnspython and python3-yaml. Everything stays on
+loopback.
 """
 
 import json
