@@ -5,9 +5,10 @@
 use std::sync::{Arc, LazyLock};
 
 use dot_fuzz::conversation::Conversation;
-use dot_fuzz::resolver::{cache, resolver, runtime};
+use dot_fuzz::resolver::{cache, resolver, runtime, sender};
 use dot_proxy::listener::tcp::fuzzing::converse;
 use dot_proxy::resolve::{Asking, Protocol, Resolver, Step};
+use dot_proxy::wire::fault::Fault;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -36,18 +37,18 @@ fn expected(resolver: &Arc<Resolver>, mut octets: &[u8]) -> (Vec<u8>, &'static s
     while let Some((length, rest)) = octets.split_first_chunk() {
         let length = usize::from(u16::from_be_bytes(*length));
         if length > LONGEST_QUERY {
-            return (replies, "invalid");
+            return (replies, "bad-frame");
         }
         let Some((message, rest)) = rest.split_at_checked(length) else { break };
         let (mut reply, recipient) = (Vec::new(), || panic!("no query may wait"));
         let step =
-            resolver.begin(message, Protocol::Tcp, Instant::now(), &mut reply, &mut Asking::default(), recipient);
-        if step != Step::Ignore {
+            resolver.begin(message, sender(Protocol::Tcp), Instant::now(), &mut reply, &mut Asking::default(), recipient);
+        if !matches!(step, Step::Ignore | Step::Withheld) {
             replies.extend(u16::try_from(reply.len()).expect("a reply fits").to_be_bytes());
             replies.extend(reply);
         }
         if matches!(step, Step::Ignore | Step::ReplyInvalid) {
-            return (replies, "invalid");
+            return (replies, Fault::of(message).map_or("bad-frame", Fault::as_str));
         }
         octets = rest;
     }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use dot_fuzz::resolver::{LIFETIME, filled_cache, resolver, runtime};
+use dot_fuzz::resolver::{LIFETIME, filled_cache, resolver, runtime, sender};
 use dot_proxy::resolve::{Asking, Protocol, Resolver, Step};
 use dot_proxy::wire::query::{self, Privacy};
 use dot_proxy::wire::request::{self, Asked, Question};
@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
     let protocol = if how & 1 == 0 { Protocol::Udp } else { Protocol::Tcp };
     let (mut out, mut asking) = (Vec::new(), Asking::default());
     let recipient = || panic!("no query may wait");
-    let step = resolver.begin(message, protocol, now, &mut out, &mut asking, recipient);
+    let step = resolver.begin(message, sender(protocol), now, &mut out, &mut asking, recipient);
     let flags = |message: &[u8]| u16::from_be_bytes([message[2], message[3]]);
     if message.len() < HEADER || flags(message) & flag::QR != 0 {
         assert_eq!(step, Step::Ignore);

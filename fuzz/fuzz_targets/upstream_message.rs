@@ -73,6 +73,9 @@ fn is_told(message: &[u8], answer: &Answer, out: &[u8], asked: Asked, question: 
     let was_truncated = message[2] & 2 != 0;
     let whole = told.metadata.truncation == was_truncated;
     assert!(whole || told.metadata.truncation && told.answers.is_empty());
+    if message[4..6] == [0, 0] {
+        return; // a failure without its question: its code is all that is told
+    }
     if whole && told.answers.len() == upstream.answers.len() {
         for (told, sent) in told.answers.iter().zip(&upstream.answers) {
             assert_eq!((&told.name, told.dns_class, &told.data), (&sent.name, sent.dns_class, &sent.data));

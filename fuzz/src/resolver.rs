@@ -1,12 +1,16 @@
 //! The whole path of a client's query but for upstreams: what would be asked of them is answered SERVFAIL, since not one
 //! query may wait.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dot_proxy::cache::{Cache, Key, Settings};
 use dot_proxy::config::Resolved;
-use dot_proxy::resolve::{Resolver, Stages};
+use dot_proxy::drops::Drops;
+use dot_proxy::events::Events;
+use dot_proxy::panics::Panics;
+use dot_proxy::resolve::{Protocol, Resolver, Sender, Stages, Trust};
 use dot_proxy::upstream::group::Group;
 use dot_proxy::upstream::server;
 use dot_proxy::wire::name::from_text;
@@ -43,11 +47,20 @@ pub fn resolver(runtime: &Runtime, cache: Cache) -> Arc<Resolver> {
         cache,
         router: config.router,
         groups: groups.collect(),
-        access: config.access,
+        events: Events::none(),
+        panics: Panics::default(),
         deadline: config.deadline,
         in_flight: 0,
+        in_flight_of_one: 0,
+        cookies: config.cookies,
+        drops: Drops::new(&mut Registry::default()),
     };
     Arc::new(Resolver::new(stages, handle.clone(), &mut Registry::default()))
+}
+
+/// Who asks.
+pub fn sender(protocol: Protocol) -> Sender {
+    Sender { protocol, address: (Ipv4Addr::LOCALHOST, 40_000).into(), trust: Trust::Usual }
 }
 
 /// A cache of this many octets.

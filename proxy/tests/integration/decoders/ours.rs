@@ -1,9 +1,11 @@
 //! What the proxy makes of a message.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
 
 use dot_proxy::config::Resolved;
-use dot_proxy::resolve::{Asking, Protocol, Resolver, Step};
+use dot_proxy::events::Events;
+use dot_proxy::resolve::{Asking, Protocol, Resolver, Sender, Step, Trust};
 use dot_proxy::wire::request::{self, Asked, Question};
 use dot_proxy::wire::response::{Answer, TtlBounds};
 use dot_proxy::wire::{flag, reply};
@@ -23,7 +25,7 @@ static RESOLVER: LazyLock<(Runtime, Arc<Resolver>)> = LazyLock::new(|| {
     let config = Resolved { in_flight: 0, ..Resolved::from_written(&config).unwrap() };
     let resolver = {
         let _entered = runtime.enter();
-        dot_proxy::app::resolver(config, &mut Registry::default())
+        dot_proxy::app::resolver(config, Events::none(), &mut Registry::default())
     };
     (runtime, Arc::new(resolver))
 });
@@ -38,7 +40,9 @@ pub fn outcome(sample: &Sample) -> Outcome {
 
 fn of_query(message: &[u8]) -> Outcome {
     let (mut out, recipient) = (Vec::new(), || panic!("no query may wait"));
-    let step = RESOLVER.1.begin(message, Protocol::Udp, Instant::now(), &mut out, &mut Asking::default(), recipient);
+    let address = (Ipv4Addr::LOCALHOST, 40_000).into();
+    let sender = Sender { protocol: Protocol::Udp, address, trust: Trust::Usual };
+    let step = RESOLVER.1.begin(message, sender, Instant::now(), &mut out, &mut Asking::default(), recipient);
     if step == Step::Ignore {
         assert!(out.is_empty());
         return Outcome::Ignored;
