@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::mutation::Sample;
+use super::mutation::{Kind, Sample};
 use super::reading::{Decoder, Outcome, Reading};
 
 /// A kind of difference, and where it stands that the proxy is right.
@@ -26,6 +26,8 @@ const NO_NAME: Difference = Difference {
     rfc: "RFC 1035 §4.1.4",
 };
 const CUT_OPTION: Difference = Difference { what: "takes an OPT whose last option is cut", rfc: "RFC 6891 §6.1.2" };
+const NO_COOKIE: Difference =
+    Difference { what: "takes a query with a cookie of a length that none has", rfc: "RFC 7873 §5.2.2" };
 
 /// Why the outcome here is another than by a decoder's reading, `without` being its readings of the same message without
 /// its data.
@@ -47,6 +49,9 @@ pub fn explain(
             let found = Found::in_message(&sample.message);
             if found.leads_to_no_name {
                 return Some(&NO_NAME);
+            }
+            if found.impossible_cookie && sample.kind == Kind::Query {
+                return Some(&NO_COOKIE);
             }
             (found.cut_option && decoder == Decoder::Hickory).then_some(&CUT_OPTION)
         }
@@ -72,6 +77,7 @@ pub fn without_data(message: &[u8]) -> Vec<Vec<u8>> {
 struct Found {
     leads_to_no_name: bool,
     cut_option: bool,
+    impossible_cookie: bool,
 }
 
 impl Found {
@@ -83,10 +89,17 @@ impl Found {
         for record in Records::of(message) {
             found.leads_to_no_name |= leads_into(message, record.start, &ttls);
             let whole: usize = record.options(message).map(|at| 4 + word(message, at + 2).unwrap_or_default()).sum();
+            found.impossible_cookie |= record.options(message).any(|at| has_impossible_cookie(message, at));
             found.cut_option |= record.is_opt && whole != record.end - record.fixed - 10;
         }
         found
     }
+}
+
+/// Whether the option at an offset is a cookie of neither 8 nor 16 to 40 octets.
+fn has_impossible_cookie(message: &[u8], at: usize) -> bool {
+    const COOKIE: usize = 10;
+    word(message, at) == Some(COOKIE) && !matches!(word(message, at + 2), Some(8 | 16..=40))
 }
 
 /// Whether a pointer of the name at an offset leads into the header, or to a name that runs through one of these ranges.
