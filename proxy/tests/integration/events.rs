@@ -97,18 +97,18 @@ async fn while_the_collector_is_up_nothing_is_lost_over_tls_or_tcp() {
     for over in [Over::Tls, Over::Tcp] {
         let rsyslog = Rsyslog::running(over, &authority).await;
         let telling = Telling::to(&rsyslog.url(), &authority, "");
-        for number in 0..500 {
+        for number in 0..200 {
             telling.tell(number);
             // As fast as it is taken, so that the buffer holds it.
             until("there is room", async || rsyslog.received() + BUFFER / 2 > number).await;
         }
-        let messages = rsyslog.has(500, REFUSED).await;
-        assert_eq!(numbers(&messages), (0..500).collect());
-        assert_eq!(sequences(&messages), (1..=500).collect());
+        let messages = rsyslog.has(200, REFUSED).await;
+        assert_eq!(numbers(&messages), (0..200).collect());
+        assert_eq!(sequences(&messages), (1..=200).collect());
         let host = messages[0].json["host"]["hostname"].as_str().unwrap();
         assert_eq!(messages[0].header[..4], ["83", host, "dot-proxy", REFUSED]);
-        telling.has_counted(DELIVERED, 500).await;
-        assert_eq!((telling.counted(DROPPED), rsyslog.received()), (0, 500));
+        telling.has_counted(DELIVERED, 200).await;
+        assert_eq!((telling.counted(DROPPED), rsyslog.received()), (0, 200));
     }
 }
 
@@ -208,17 +208,17 @@ async fn what_happened_last_is_told_before_the_end_and_repetitions_are_summed() 
     let authority = Authority::new();
     let rsyslog = Rsyslog::running(Over::Tls, &authority).await;
     let Telling { events, carriers, .. } = Telling::to(&rsyslog.url(), &authority, "");
-    for _ in 0..1000 {
-        events.emit(Event::QueryPanicked { place: "lookup" });
-    }
+    let panicked = || events.emit(Event::QueryPanicked { place: "lookup" });
+    panicked();
+    rsyslog.has(1, "query-panicked").await;
+    (1..1000).for_each(|_| panicked());
     carriers.finish().await;
-    let counts: Vec<_> = rsyslog
-        .has(2, "query-panicked")
-        .await
-        .iter()
-        .map(|message| message.json["dot_proxy"]["count"].clone())
-        .collect();
-    assert_eq!(counts, [1, 999]);
+    let counts = || -> Vec<u64> {
+        rsyslog.messages().iter().map(|message| message.json["dot_proxy"]["count"].as_u64().unwrap()).collect()
+    };
+    until("all are told", async || counts().iter().sum::<u64>() == 1000).await;
+    // Three, if it took more than a second until the first had arrived.
+    assert!(counts()[0] == 1 && counts().len() <= 3, "{:?}", counts());
 }
 
 #[tokio::test]
