@@ -36,7 +36,7 @@ fn expected(resolver: &Arc<Resolver>, mut octets: &[u8]) -> (Vec<u8>, &'static s
     let mut replies = Vec::new();
     while let Some((length, rest)) = octets.split_first_chunk() {
         let length = usize::from(u16::from_be_bytes(*length));
-        if length > LONGEST_QUERY {
+        if length == 0 || length > LONGEST_QUERY {
             return (replies, "bad-frame");
         }
         let Some((message, rest)) = rest.split_at_checked(length) else { break };

@@ -21,7 +21,7 @@ static STAGE: LazyLock<(Cache, Instant)> = LazyLock::new(|| (resolver::cache(256
 fuzz_target!(|input: &[u8]| {
     let Some(([how, limit], message)) = input.split_first_chunk() else { return };
     let bit = |bit: u8| how >> bit & 1 != 0;
-    let edns = bit(0).then_some(Edns { udp_payload: 1232, version: 0, dnssec_ok: bit(1) });
+    let edns = bit(0).then_some(Edns { udp_payload: 1232, version: 0, dnssec_ok: bit(1), cookie: None });
     let flags = flag::RD | if bit(2) { flag::AD } else { 0 } | if bit(3) { flag::CD } else { 0 };
     let asked = Asked { id: 0x4242, flags, edns };
     let limit = if bit(4) { 65_535 } else { 512 + 4 * usize::from(*limit) };

@@ -262,7 +262,7 @@ pub mod fuzzing {
     use super::client::{Client, Scratch};
     use super::connections::Connections;
     use super::{Limits, Protocol, Resolver, Sender, StreamOutbox, Streams, Trust};
-    use crate::clients::Who;
+    use crate::clients::who::Who;
 
     /// Serves a client that is always ready again, until its connection is to end, and says why.
     pub fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, resolver: &Arc<Resolver>) -> &'static str {

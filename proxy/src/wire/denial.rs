@@ -8,8 +8,11 @@ use super::{HEADER, Record, read_u16, rtype};
 impl Answer {
     /// The same NXDOMAIN for a question whose name is the one denied, or lies below it. Carries what proves it: the SOA,
     /// and with DO the NSEC or NSEC3 records, which deny all names below as well, and their signatures. It is not to be
-    /// kept: what it was made from is. `None` where the records cannot be told elsewhere.
+    /// kept: what it was made from is. `None` where the records cannot be told elsewhere, or the name itself is not denied.
     pub fn for_name_below(&self, question: Question<'_>) -> Option<Self> {
+        if !self.denies_name() {
+            return None;
+        }
         let mut message = self.message().get(..HEADER)?.to_vec();
         message[6..HEADER].fill(0);
         message.extend(question.as_bytes());
@@ -100,6 +103,22 @@ mod tests {
         let question = question("no.example.com");
         let bounds = TtlBounds { min: 0, max: 86_400 };
         Answer::parse(&bytes, Question::starting(&question).unwrap(), bounds).unwrap()
+    }
+
+    #[test]
+    fn what_is_denied_behind_an_answer_is_not_told_of_names_below() {
+        let mut message = Message::new(9, MessageType::Response, OpCode::Query);
+        message.metadata.response_code = ResponseCode::NXDomain;
+        let name = |text: &str| Name::from_str(text).unwrap();
+        message.add_query(Query::query(name("no.example.com."), RecordType::AAAA));
+        let rdata = SOA::new(name("ns.example.com."), name("host.example.com."), 1, 2, 3, 4, 30);
+        let record = HickoryRecord::from_rdata(name("example.com."), 900, RData::SOA(rdata));
+        message.add_answer(record.clone());
+        message.add_authority(record);
+        let question = question("no.example.com");
+        let bounds = TtlBounds { min: 0, max: 86_400 };
+        let answer = Answer::parse(&message.to_vec().unwrap(), Question::starting(&question).unwrap(), bounds).unwrap();
+        assert!(told(&answer, "x.no.example.com").is_none());
     }
 
     fn told(denial: &Answer, name: &str) -> Option<Message> {
