@@ -28,6 +28,15 @@ impl Histogram {
         self.most = self.most.max(nanoseconds);
     }
 
+    /// Counts all that another has counted.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.bins.iter_mut().zip(&other.bins).for_each(|(bin, more)| *bin += more);
+        self.count += other.count;
+        self.sum += other.sum;
+        self.least = self.least.min(other.least);
+        self.most = self.most.max(other.most);
+    }
+
     /// The duration that so many thousandths of all seen do not exceed; 0 when none was seen.
     pub(crate) fn per_mille(&self, share: u64) -> u64 {
         let wanted = (u128::from(self.count) * u128::from(share)).div_ceil(1000);
@@ -88,6 +97,17 @@ mod tests {
             let stands_for = middle(bin(value));
             assert!(stands_for.abs_diff(value) <= value / FINE, "{stands_for} for {value}");
         }
+    }
+
+    #[test]
+    fn two_merged_are_as_one_that_saw_all() {
+        let (mut one, mut other, mut all) = (Histogram::new(), Histogram::new(), Histogram::new());
+        (1..1_000).for_each(|value| one.add(value));
+        (500..5_000).for_each(|value| other.add(value));
+        (1..1_000).chain(500..5_000).for_each(|value| all.add(value));
+        one.merge(&other);
+        let figures = |one: &Histogram| (one.per_mille(10), one.per_mille(990), one.most(), one.mean());
+        assert_eq!(figures(&one), figures(&all));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 #![cfg(target_os = "linux")]
 
+mod attack;
 mod delay;
 mod echo;
 mod failure;
 mod histogram;
 mod load;
+mod neighbour;
 mod run;
 mod system;
 mod upstream;
@@ -32,6 +34,8 @@ enum Tool {
     Upstream(upstream::Options),
     Delay(delay::Options),
     Echo(echo::Options),
+    Neighbour(neighbour::Options),
+    Attack(attack::Options),
 }
 
 /// Does what the command line says.
@@ -44,6 +48,8 @@ pub fn main() -> ExitCode {
         Some(Tool::Upstream(options)) => upstream::run(options),
         Some(Tool::Delay(options)) => delay::run(options),
         Some(Tool::Echo(options)) => echo::run(options),
+        Some(Tool::Neighbour(options)) => neighbour::run(options),
+        Some(Tool::Attack(options)) => attack::run(options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

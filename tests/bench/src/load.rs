@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// socket may have 1,024
     #[arg(long, default_value_t = 140)]
     pub(crate) outstanding: usize,
+    /// Over TCP, another connection after so many queries on one
+    #[arg(long, requires = "tcp")]
+    pub(crate) churn: Option<u64>,
     /// Begin with all of them at once, not growing to them
     #[arg(long)]
     pub(crate) at_once: bool,
@@ -108,6 +111,8 @@ struct Load<'a> {
     began: u64,
     /// How many of the queries that others follow were sent.
     started: usize,
+    /// How many queries a client may have in flight.
+    share: usize,
 }
 
 /// Asks, and prints the report.
@@ -146,6 +151,7 @@ impl<'a> Load<'a> {
             outcomes,
             began: system::monotonic(),
             started: 0,
+            share,
         })
     }
 
@@ -236,6 +242,13 @@ impl<'a> Load<'a> {
             self.outcomes.report.reconnects += 1;
             done += self.clients[client].lose(|_| true, &mut self.outcomes);
             self.clients[client].reconnect(&self.readiness).during("connecting again")?;
+        }
+        let churn = self.options.churn.unwrap_or(u64::MAX);
+        if self.clients[client].spent(churn) {
+            self.clients[client].reconnect(&self.readiness).during("connecting again")?;
+            done = self.share;
+        } else if self.clients[client].asked() >= churn {
+            done = 0;
         }
         if self.options.rate.is_none() && going_on {
             self.ask(client, done);

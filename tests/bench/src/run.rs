@@ -1,10 +1,12 @@
 //! The run: each contender in turn, each row of the table, round after round.
 
+mod attacks;
 mod contender;
 mod process;
 mod results;
 mod rows;
 mod site;
+mod soak;
 mod summary;
 mod table;
 mod targets;
@@ -18,6 +20,7 @@ use results::Results;
 use rows::{Group, Row};
 use site::Site;
 
+use crate::attack::Kind;
 use crate::failure::{During, Failure, Outcome};
 use crate::system;
 
@@ -45,9 +48,21 @@ pub(crate) struct Options {
     /// dot-proxy and the echo alone, each row once and briefly: shows that all this works, and measures nothing
     #[arg(long, conflicts_with_all = ["rows", "rounds", "seconds", "peers"])]
     short: bool,
-    /// Where to write the summary
-    #[arg(long, default_value = "target/bench/summary.json")]
-    summary: PathBuf,
+    /// What hostile clients do to who behaves, in place of what an answer costs: some ten minutes
+    #[arg(long, conflicts_with_all = ["rows", "rounds", "seconds", "quick"])]
+    attacks: bool,
+    /// Attacks to try, with commas [default: all]
+    #[arg(long, value_delimiter = ',', value_enum, requires = "attacks")]
+    attack: Vec<Kind>,
+    /// More than a day's queries of every sort, as fast as it goes: some five minutes
+    #[arg(long, conflicts_with_all = ["rows", "rounds", "seconds", "quick", "attacks", "peers"])]
+    soak: bool,
+    /// How many
+    #[arg(long, default_value_t = 50_000_000, requires = "soak")]
+    queries: u64,
+    /// Where to write the summary [default: target/bench/, named after what was measured]
+    #[arg(long)]
+    summary: Option<PathBuf>,
     /// Where to write what is printed, too
     #[arg(long)]
     table: Option<PathBuf>,
@@ -70,10 +85,16 @@ pub(crate) struct Plan {
 
 /// Measures, prints the tables, writes the summary.
 pub(crate) fn run(options: &Options) -> Outcome<()> {
+    if options.attacks {
+        return attacks::run(options);
+    }
+    if options.soak {
+        return soak::run(options);
+    }
     let plan = Plan::new(options);
     let programs = programs(options)?;
     let mut results = Results::default();
-    let contenders = contenders(&plan, &programs, &mut results)?;
+    let contenders = contenders(&plan.peers, &programs, &mut results)?;
     let site = Site::new(programs)?;
     // What this process does itself happens beside the load, not beside the server.
     system::move_to(&[site.load_processor]).during("moving to the load's processor")?;
@@ -98,8 +119,9 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     }
     let mut out = std::io::stdout().lock();
     out.write_all(&text).during("printing")?;
-    summary::write(&options.summary, &plan, &contenders, &results, &verdicts, &machine, began.elapsed())?;
-    writeln!(out, "\nSummary with the least and the most of each: {}", options.summary.display()).during("printing")?;
+    let summary = options.summary.clone().unwrap_or_else(|| PathBuf::from("target/bench/summary.json"));
+    summary::write(&summary, &plan, &contenders, &results, &verdicts, &machine, began.elapsed())?;
+    writeln!(out, "\nSummary with the least and the most of each: {}", summary.display()).during("printing")?;
     if results.broken {
         return Err(Failure::new("dot-proxy gave wrong answers, or could not be measured: see the remarks above"));
     }
@@ -143,9 +165,9 @@ fn programs(options: &Options) -> Outcome<Programs> {
 }
 
 /// Those who can be measured; who cannot be is named.
-fn contenders(plan: &Plan, programs: &Programs, results: &mut Results) -> Outcome<Vec<Contender>> {
+fn contenders(names: &[String], programs: &Programs, results: &mut Results) -> Outcome<Vec<Contender>> {
     let mut found = Vec::new();
-    for name in &plan.peers {
+    for name in names {
         if !contender::names().contains(&name.as_str()) {
             return Err(Failure::new(format!("there is no '{name}': use {}", contender::names().join(", "))));
         }

@@ -2,6 +2,9 @@
 //! processors, signals. All `unsafe` of this crate is here.
 #![allow(unsafe_code, reason = "system calls; each block says why it is sound")]
 
+pub(crate) mod limits;
+pub(crate) mod network;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -6,6 +6,7 @@
 //! | `nI.bench.test` | an hour |
 //! | `LABEL-I.miss.bench.test` | five minutes; for names that are asked once |
 //! | `bI.brief.bench.test` | a second |
+//! | `aIx.bench.test` | it does not exist, for a minute |
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +26,14 @@ pub(crate) enum Names {
     Brief { first: u64, count: u64 },
     /// `LABEL-I.miss.bench.test`, each once.
     Once { label: String },
+    /// `aIx.bench.test`, over and over.
+    Absent { count: u64 },
+    /// Of a hundred 80 that last, 12 that do not exist, 4 brief ones and 4 that are asked once.
+    Mixed { label: String },
 }
+
+/// In the number of a name: it does not exist.
+const ABSENT: u64 = 1 << 63;
 
 impl std::str::FromStr for Names {
     type Err = String;
@@ -37,7 +45,9 @@ impl std::str::FromStr for Names {
             ["lasting", first, count] => Ok(Self::Lasting { first: number(first)?, count: number(count)?.max(1) }),
             ["brief", first, count] => Ok(Self::Brief { first: number(first)?, count: number(count)?.max(1) }),
             ["once", label] if !label.is_empty() && label.len() <= 30 => Ok(Self::Once { label: label.to_owned() }),
-            _ => Err("use lasting:FIRST:COUNT, brief:FIRST:COUNT or once:LABEL".to_owned()),
+            ["absent", count] => Ok(Self::Absent { count: number(count)?.max(1) }),
+            ["mixed", label] if !label.is_empty() && label.len() <= 30 => Ok(Self::Mixed { label: label.to_owned() }),
+            _ => Err("use lasting:FIRST:COUNT, brief:FIRST:COUNT, once:LABEL, absent:COUNT or mixed:LABEL".to_owned()),
         }
     }
 }
@@ -45,25 +55,43 @@ impl std::str::FromStr for Names {
 impl Names {
     /// Appends a query for the `index`th name's address, with RD set, and tells that name's number.
     pub(crate) fn query(&self, index: u64, id: u16, out: &mut Vec<u8>) -> u64 {
-        out.extend_from_slice(&id.to_be_bytes());
-        out.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-        let (prefix, number, rest): (&[u8], u64, &[u8]) = match self {
-            Self::Lasting { first, count } => (b"n", first + index % count, b""),
-            Self::Brief { first, count } => (b"b", first + index % count, b"\x05brief"),
-            Self::Once { label } => (label.as_bytes(), index, b"\x04miss"),
-        };
-        let start = out.len();
-        out.push(0);
-        out.extend_from_slice(prefix);
-        if matches!(self, Self::Once { .. }) {
-            out.push(b'-');
+        match self {
+            Self::Lasting { first, count } => question(b"n", first + index % count, b"", id, out),
+            Self::Brief { first, count } => question(b"b", first + index % count, b"\x05brief", id, out),
+            Self::Absent { count } => question(b"a", ABSENT | (index % count), b"", id, out),
+            Self::Once { label } => question(label.as_bytes(), index, b"\x04miss", id, out),
+            Self::Mixed { label } => match index % 100 {
+                0..80 => question(b"n", index % 20_000, b"", id, out),
+                80..92 => question(b"a", ABSENT | (index % 5_000), b"", id, out),
+                92..96 => question(b"b", index % 2_000, b"\x05brief", id, out),
+                _ => question(label.as_bytes(), index, b"\x04miss", id, out),
+            },
         }
-        decimal(number, out);
-        out[start] = u8::try_from(out.len() - start - 1).expect("a label of at most 30 octets and a number fit 63");
-        out.extend_from_slice(rest);
-        out.extend_from_slice(b"\x05bench\x04test\0\0\x01\0\x01");
-        number
     }
+}
+
+/// Appends a query for the name with this number; tells the number.
+fn question(prefix: &[u8], number: u64, rest: &[u8], id: u16, out: &mut Vec<u8>) -> u64 {
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    first_label(prefix, number, rest, out);
+    out.extend_from_slice(rest);
+    out.extend_from_slice(b"\x05bench\x04test\0\0\x01\0\x01");
+    number
+}
+
+fn first_label(prefix: &[u8], number: u64, rest: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.push(0);
+    out.extend_from_slice(prefix);
+    if rest == b"\x04miss" {
+        out.push(b'-');
+    }
+    decimal(number & !ABSENT, out);
+    if number & ABSENT != 0 {
+        out.push(b'x');
+    }
+    out[start] = u8::try_from(out.len() - start - 1).expect("a label of at most 30 octets and a number fit 63");
 }
 
 fn decimal(mut number: u64, out: &mut Vec<u8>) {
@@ -86,8 +114,14 @@ pub(crate) fn address(number: u64) -> Ipv4Addr {
     Ipv4Addr::new(10, a, b, c)
 }
 
-/// Whether this is a whole reply whose one address is that of `number`.
+/// Whether this is a whole reply whose one address is that of `number`, or which says that the name does not exist.
 pub(crate) fn answers(reply: &[u8], number: u64) -> bool {
+    if number & ABSENT != 0 {
+        let mut label = Vec::with_capacity(24);
+        first_label(b"a", number, b"", &mut label);
+        let said = reply.len() > HEADER && reply[2] & 0x82 == 0x80 && reply[3] & 15 == 3 && reply[4..8] == [0, 1, 0, 0];
+        return said && reply[HEADER..].starts_with(&label);
+    }
     let counts = |at: usize| reply.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
     if counts(4) != Some(1) || counts(6) != Some(1) || reply[2] & 0x82 != 0x80 || reply[3] & 15 != 0 {
         return false;
@@ -227,6 +261,23 @@ mod tests {
             assert!(answers(&reply, number), "{names}");
             assert!(!answers(&reply, number + 1), "{names}: another name's address is a wrong answer");
         }
+    }
+
+    #[test]
+    fn that_a_name_does_not_exist_is_right_only_for_one_that_does_not() {
+        let (number, good) = reply("absent:10", 13);
+        assert!(answers(&good, number));
+        assert!(!answers(&good, number + 1) && !answers(&good, number & !ABSENT));
+        let (number, _) = reply("absent:10", 3);
+        let (_, exists) = reply("lasting:3:1", 0);
+        assert!(!answers(&exists, number));
+    }
+
+    #[test]
+    fn of_a_hundred_mixed_names_all_are_answered_and_twelve_do_not_exist() {
+        let replies = (0..100).map(|index| reply("mixed:x", index)).collect::<Vec<_>>();
+        assert!(replies.iter().all(|(number, reply)| answers(reply, *number)));
+        assert_eq!(replies.iter().filter(|(number, _)| number & ABSENT != 0).count(), 12);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) struct Client {
     /// What its ids are combined with, so that no two clients use them in the same order.
     mask: u16,
     query: Vec<u8>,
+    /// How many queries it sent on this connection.
+    asked: u64,
 }
 
 enum Channel {
@@ -72,7 +74,16 @@ impl Client {
         channel.watch(readiness, token)?;
         let mask = u16::try_from(token % (1 << 16)).unwrap_or(0).wrapping_mul(0x9e37);
         let free = (0..u16::try_from(share).unwrap_or(u16::MAX)).rev().collect();
-        Ok(Self { server, token, channel, slots: vec![Slot::default(); share], free, mask, query: Vec::new() })
+        Ok(Self {
+            server,
+            token,
+            channel,
+            slots: vec![Slot::default(); share],
+            free,
+            mask,
+            query: Vec::new(),
+            asked: 0,
+        })
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -85,6 +96,7 @@ impl Client {
         if count == 0 {
             return 0;
         }
+        self.asked += count as u64;
         let now = system::monotonic();
         for (index, name) in (0..count).zip(first..) {
             let Some(place) = self.free.pop() else { break };
@@ -140,12 +152,23 @@ impl Client {
         self.free.len() - before
     }
 
+    /// How many queries it sent on its connection.
+    pub(super) fn asked(&self) -> u64 {
+        self.asked
+    }
+
+    /// Whether it asked so many times on its connection, and has all the answers.
+    pub(super) fn spent(&self, churn: u64) -> bool {
+        self.asked >= churn && self.in_flight() == 0
+    }
+
     /// Whether the server closed the connection.
     pub(super) fn closed(&self) -> bool {
         matches!(self.channel, Channel::Tcp { closed: true, .. })
     }
 
     pub(super) fn reconnect(&mut self, readiness: &Readiness) -> io::Result<()> {
+        self.asked = 0;
         self.channel = Channel::tcp(self.server)?;
         self.channel.watch(readiness, self.token)
     }
@@ -186,7 +209,7 @@ fn take(slots: &mut [Slot], free: &mut Vec<u16>, mask: u16, reply: &[u8], now: u
 impl Outcomes {
     fn count(&mut self, slot: &Slot, reply: &[u8], code: u8, now: u64) {
         match code {
-            0 if self.unchecked || zone::answers(reply, slot.number) => {
+            _ if self.unchecked || zone::answers(reply, slot.number) => {
                 self.report.answered += 1;
                 self.histogram.add(now - slot.sent);
             }

@@ -3,7 +3,9 @@
 //!
 //! | | |
 //! |---|---|
-//! | `@PORT@` | where it listens on 127.0.0.1, UDP and TCP |
+//! | `@PORT@` | where it listens, UDP and TCP |
+//! | `@HOST@` | on which address: 127.0.0.1, but where addresses are forged |
+//! | `@CACHE@` | how much dot-proxy may keep |
 //! | `@UP@` | the port of the upstream, on 127.0.0.1 and, of a second one, on 127.0.0.2 |
 //! | `@CA@` | the file of the authority that vouches for the upstream, `upstream.test` |
 //! | `@THREADS@` | worker threads |
@@ -15,6 +17,7 @@
 //! Lines that begin with `#1#` or `#2#` are there only with one or two upstreams.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,6 +45,8 @@ pub(super) struct Contender {
 /// What a contender's files are filled in with.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
+    pub(super) host: Ipv4Addr,
+    pub(super) cache: &'static str,
     pub(super) port: u16,
     pub(super) admin: u16,
     pub(super) upstream: u16,
@@ -143,6 +148,8 @@ impl Places {
         let lines = text.lines().filter(|line| !line.starts_with(left_out));
         let text: String = lines.flat_map(|line| [line.strip_prefix(kept).unwrap_or(line), "\n"]).collect();
         [
+            ("@HOST@", self.host.to_string()),
+            ("@CACHE@", self.cache.to_owned()),
             ("@PORT@", self.port.to_string()),
             ("@ADMIN@", self.admin.to_string()),
             ("@UP@", self.upstream.to_string()),

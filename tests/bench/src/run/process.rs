@@ -87,9 +87,29 @@ impl Process {
 
     /// Octets of memory that are resident.
     pub(super) fn resident(&self) -> Outcome<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most octets that were resident since `forget_most`, or since the start.
+    pub(super) fn most_resident(&self) -> Outcome<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// Lets the most begin anew.
+    pub(super) fn forget_most(&self) -> Outcome<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.id()), "5").during("resetting the most that was resident")
+    }
+
+    /// How many descriptors it has open.
+    pub(super) fn descriptors(&self) -> Outcome<u64> {
+        let folder = format!("/proc/{}/fd", self.id());
+        Ok(fs::read_dir(&folder).during(format_args!("reading {folder}"))?.count() as u64)
+    }
+
+    fn memory(&self, name: &str) -> Outcome<u64> {
         let path = format!("/proc/{}/status", self.id());
         let text = fs::read_to_string(&path).during(format_args!("reading {path}"))?;
-        let kibibytes = field(&text, "VmRSS:").ok_or_else(|| Failure::new(format!("{path} tells no VmRSS")))?;
+        let kibibytes = field(&text, name).ok_or_else(|| Failure::new(format!("{path} tells no {name}")))?;
         Ok(kibibytes * 1024)
     }
 

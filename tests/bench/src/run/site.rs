@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::marker::PhantomData;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -38,6 +39,10 @@ pub(super) struct Site {
 /// How a server is started.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Start {
+    /// Where it listens.
+    pub(super) host: Ipv4Addr,
+    /// How much dot-proxy may keep.
+    pub(super) cache: &'static str,
     /// The port of its upstreams.
     pub(super) upstream: u16,
     pub(super) upstreams: usize,
@@ -49,7 +54,7 @@ pub(super) struct Start {
 impl Start {
     /// One upstream on this port, and one thread on its own processor.
     pub(super) fn with(upstream: u16) -> Self {
-        Self { upstream, upstreams: 1, threads: 1, everywhere: false }
+        Self { host: Ipv4Addr::LOCALHOST, cache: "64Mi", upstream, upstreams: 1, threads: 1, everywhere: false }
     }
 }
 
@@ -57,6 +62,7 @@ impl Start {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) process: Process,
+    pub(super) host: Ipv4Addr,
     pub(super) port: u16,
 }
 
@@ -68,10 +74,12 @@ pub(super) struct Upstream {
     replies: BufReader<std::process::ChildStdout>,
 }
 
-/// A load that runs.
+/// A tool that asks a server, and tells `T` when it is done.
 #[derive(Debug)]
-pub(super) struct Loading {
+pub(super) struct Asking<T> {
+    tool: &'static str,
     process: std::process::Child,
+    told: PhantomData<T>,
 }
 
 impl Site {
@@ -159,6 +167,8 @@ impl Site {
         fs::create_dir(&folder).during(format_args!("making {}", folder.display()))?;
         let free = || system::free_port(&UPSTREAMS[..1]).during("looking for a port");
         let places = Places {
+            host: start.host,
+            cache: start.cache,
             port: free()?,
             admin: free()?,
             upstream: start.upstream,
@@ -176,7 +186,7 @@ impl Site {
         let both = [self.server_processor, self.load_processor];
         let processors = if start.everywhere { &both[..] } else { &both[..1] };
         let process = Process::start(command, processors, &folder.join("log"))?;
-        Ok(Server { process, port: places.port })
+        Ok(Server { process, host: places.host, port: places.port })
     }
 
     /// Starts so many upstreams, on one port of 127.0.0.1 and 127.0.0.2.
@@ -223,12 +233,17 @@ impl Site {
     }
 
     /// Begins to ask a server.
-    pub(super) fn start_load(&self, server: &Server, arguments: &str) -> Outcome<Loading> {
-        let mut command = self.tool("load");
-        command.args(["--server", &format!("127.0.0.1:{}", server.port)]).args(arguments.split_whitespace());
+    pub(super) fn start_load(&self, server: &Server, arguments: &str) -> Outcome<Asking<Report>> {
+        self.start_asking("load", server, arguments)
+    }
+
+    /// Starts a tool that asks a server and then tells how that was.
+    pub(super) fn start_asking<T>(&self, tool: &'static str, server: &Server, arguments: &str) -> Outcome<Asking<T>> {
+        let mut command = self.tool(tool);
+        command.args(["--server", &format!("{}:{}", server.host, server.port)]).args(arguments.split_whitespace());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let process = system::spawn(&mut command, &[self.load_processor]).during("starting the load")?;
-        Ok(Loading { process })
+        let process = system::spawn(&mut command, &[self.load_processor]).during(format_args!("starting {tool}"))?;
+        Ok(Asking { tool, process, told: PhantomData })
     }
 
     /// Where the log of a load can be written.
@@ -243,14 +258,19 @@ impl Drop for Site {
     }
 }
 
-impl Loading {
+impl<T: serde::de::DeserializeOwned> Asking<T> {
+    /// Whether it is done.
+    pub(super) fn done(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
     /// Waits until it is done.
-    pub(super) fn report(self) -> Outcome<Report> {
-        let output = self.process.wait_with_output().during("waiting for the load")?;
+    pub(super) fn report(self) -> Outcome<T> {
+        let output = self.process.wait_with_output().during(format_args!("waiting for {}", self.tool))?;
         if !output.status.success() {
-            return Err(Failure::new("the load could not be run"));
+            return Err(Failure::new(format!("{} could not be run", self.tool)));
         }
-        serde_json::from_slice(&output.stdout).during("reading the load's report")
+        serde_json::from_slice(&output.stdout).during(format_args!("reading the report of {}", self.tool))
     }
 }
 
@@ -269,8 +289,8 @@ impl Upstream {
 impl Server {
     /// Asks for one name's address until it comes, at most so long; tells when it came, and a failure if it does not.
     pub(super) fn first_answer(&mut self, number: u64, patience: Duration) -> Outcome<Instant> {
-        let socket = UdpSocket::bind("127.0.0.1:0").during("opening a socket")?;
-        socket.connect(("127.0.0.1", self.port)).during("opening a socket")?;
+        let socket = UdpSocket::bind((self.host, 0)).during("opening a socket")?;
+        socket.connect((self.host, self.port)).during("opening a socket")?;
         let names = Names::Lasting { first: number, count: 1 };
         let deadline = Instant::now() + patience;
         let mut query = Vec::new();
@@ -294,8 +314,8 @@ impl Server {
 
     /// Asks for one name's address once; tells when the answer came.
     pub(super) fn first_answer_to_one(&mut self, number: u64, patience: Duration) -> Outcome<Instant> {
-        let socket = UdpSocket::bind("127.0.0.1:0").during("opening a socket")?;
-        socket.connect(("127.0.0.1", self.port)).during("opening a socket")?;
+        let socket = UdpSocket::bind((self.host, 0)).during("opening a socket")?;
+        socket.connect((self.host, self.port)).during("opening a socket")?;
         let mut query = Vec::new();
         Names::Lasting { first: number, count: 1 }.query(0, 1, &mut query);
         socket.send(&query).during("asking")?;

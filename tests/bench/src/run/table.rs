@@ -65,7 +65,7 @@ fn values(figures: &[&Figure], contenders: &[Contender], results: &Results) -> V
 }
 
 /// The first line is the heading, the first column names.
-fn table(out: &mut impl Write, lines: &[Vec<String>]) -> io::Result<()> {
+pub(super) fn table(out: &mut impl Write, lines: &[Vec<String>]) -> io::Result<()> {
     let columns = lines.first().map_or(0, Vec::len);
     let length = |cell: &String| cell.chars().count();
     let widths: Vec<usize> =
