@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// How many messages to send at most
     #[arg(long, default_value_t = 50_000_000)]
     count: u64,
+    /// How many datagrams to send a second at most, of an attack that sends them [default: as fast as it goes]
+    #[arg(long)]
+    rate: Option<u64>,
 }
 
 /// How a server is attacked.
@@ -82,8 +85,10 @@ pub(crate) struct Report {
 /// How long an attack goes on.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
+    begin: Instant,
     end: Instant,
     count: u64,
+    rate: Option<u64>,
 }
 
 /// Numbers that look random, the same in each run (xorshift64).
@@ -95,7 +100,8 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     system::limits::modest();
     system::limits::descriptors(DESCRIPTORS).during("raising the limit of descriptors")?;
     let duration = Duration::try_from_secs_f64(options.seconds).during("--seconds")?;
-    let bounds = Bounds { end: Instant::now() + duration, count: options.count };
+    let begin = Instant::now();
+    let bounds = Bounds { begin, end: begin + duration, count: options.count, rate: options.rate };
     let report = options.kind.attack(options, bounds)?;
     let line = serde_json::to_string(&report).during("writing the report")?;
     writeln!(std::io::stdout(), "{line}").during("writing the report")
@@ -144,6 +150,15 @@ impl Kind {
 impl Bounds {
     fn over(&self, report: &Report) -> bool {
         report.sent >= self.count || Instant::now() >= self.end
+    }
+
+    /// Waits while as much has been sent as may be by now.
+    fn pace(&self, report: &Report) {
+        while let Some(rate) = self.rate
+            && report.sent as f64 > rate as f64 * self.begin.elapsed().as_secs_f64()
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

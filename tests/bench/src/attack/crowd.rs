@@ -1,4 +1,4 @@
-//! Many TCP connections to one server: opened as fast as it goes, and again a second after the server has ended one.
+//! Many TCP connections to one server: opened as fast as it goes, and another for each that the server has ended.
 
 use std::io::{self, Read};
 use std::net::{SocketAddrV4, TcpStream};
@@ -11,13 +11,13 @@ use crate::system::{self, Readiness, network};
 /// How often connections are opened, and how many at once: 20,000 a second.
 const TICK: Duration = Duration::from_millis(10);
 const AT_ONCE: usize = 200;
-/// How long the place of a connection that was ended stays empty.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the members of a crowd do.
 pub(super) trait Conduct {
     /// Whether they read what they get. Those that do not learn by writing that their connection has ended.
     const READS: bool;
+    /// How long the place of a connection that was ended stays empty.
+    const PAUSE: Duration;
     /// How often it is their turn.
     const EVERY: Duration;
 
@@ -82,7 +82,7 @@ impl<C: Conduct> Crowd<C> {
     /// Opens connections where there is none.
     fn fill(&mut self, now: Instant) {
         let empty = |member: &Member| {
-            member.stream.is_none() && member.empty_since.is_none_or(|since| now.duration_since(since) >= PAUSE)
+            member.stream.is_none() && member.empty_since.is_none_or(|since| now.duration_since(since) >= C::PAUSE)
         };
         let places: Vec<usize> =
             (0..self.members.len()).filter(|&index| empty(&self.members[index])).take(AT_ONCE).collect();

@@ -27,6 +27,7 @@ pub(super) fn attack(server: SocketAddrV4, messages: &mut impl Messages, bounds:
         if bounds.over(&report) {
             break;
         }
+        bounds.pace(&report);
         for index in 0..BATCH {
             let message = messages.next();
             datagrams.put(index, message);

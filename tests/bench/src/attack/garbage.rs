@@ -69,6 +69,7 @@ impl Streams {
 
 impl Conduct for Streams {
     const READS: bool = false;
+    const PAUSE: Duration = Duration::ZERO;
     const EVERY: Duration = Duration::ZERO;
 
     fn act(&mut self, member: &mut Member, report: &mut Report) -> io::Result<()> {

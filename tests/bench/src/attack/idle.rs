@@ -10,6 +10,7 @@ pub(super) struct Idle;
 
 impl Conduct for Idle {
     const READS: bool = true;
+    const PAUSE: Duration = Duration::from_secs(1);
     const EVERY: Duration = Duration::from_secs(1);
 
     fn act(&mut self, _: &mut Member, _: &mut Report) -> io::Result<()> {

@@ -30,6 +30,7 @@ impl NeverReads {
 
 impl Conduct for NeverReads {
     const READS: bool = false;
+    const PAUSE: Duration = Duration::ZERO;
     const EVERY: Duration = Duration::from_millis(1);
 
     fn act(&mut self, member: &mut Member, report: &mut Report) -> io::Result<()> {

@@ -23,6 +23,7 @@ impl Slow {
 
 impl Conduct for Slow {
     const READS: bool = true;
+    const PAUSE: Duration = Duration::from_secs(1);
     const EVERY: Duration = Duration::from_millis(100);
 
     fn act(&mut self, member: &mut Member, report: &mut Report) -> io::Result<()> {

@@ -31,6 +31,7 @@ pub(super) fn attack(server: SocketAddrV4, sources: Sources, bounds: Bounds) -> 
     let names = Names::Lasting { first: 0, count: 100 };
     let mut packet = Vec::new();
     while !bounds.over(&report) {
+        bounds.pace(&report);
         for index in 0..BATCH {
             let chosen = random.next();
             packet.clear();

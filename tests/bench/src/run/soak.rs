@@ -19,7 +19,7 @@ use crate::load;
 use crate::system;
 
 /// Of a hundred queries so many over TCP.
-const OVER_TCP: u64 = 30;
+const OVER_TCP: u64 = 50;
 /// Queries on a connection before another takes its place.
 const CHURN: u64 = 1_000;
 /// The first part of the run, in hundredths, in which caches and allocators may still grow.
@@ -27,7 +27,7 @@ const WARM_UP: u64 = 25;
 /// How much memory may be more for each million queries after that, in octets: for all 50 million less than one megabyte.
 const SLOPE: f64 = 20e3;
 /// From so many queries on memory is judged: with fewer the cache is not full when the warm-up ends.
-const JUDGED: u64 = 5_000_000;
+const JUDGED: u64 = 20_000_000;
 /// How long the server may take to let go of the last connections.
 const RECOVERY: Duration = Duration::from_secs(10);
 

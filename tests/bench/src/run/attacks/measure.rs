@@ -91,7 +91,11 @@ impl Server {
         let before = self.held()?;
         self.server.process.forget_most()?;
         let drops = (network::dropped_at(self.server.port)?, network::not_accepted(), network::sent_nowhere());
-        let arguments = format!("--kind {} --seconds {}", kind_name(kind), scale.before + scale.seconds + scale.after);
+        let mut arguments =
+            format!("--kind {} --seconds {}", kind_name(kind), scale.before + scale.seconds + scale.after);
+        if let Some(rate) = scale.rate.filter(|_| kind.fills_udp()) {
+            arguments += &format!(" --rate {rate}");
+        }
         let attacker = site.start_asking::<attack::Report>("attack", &self.server, &arguments)?;
         std::thread::sleep(Duration::from_secs_f64(scale.before));
         let beside = self.good_client(site, scale)?.report()?;

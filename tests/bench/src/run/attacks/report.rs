@@ -76,7 +76,8 @@ pub(super) fn print(
 fn line(attacked: &Attacked, contenders: &[Contender]) -> Vec<String> {
     let version = contenders.iter().find(|one| one.name == attacked.contender).map_or("", |one| &one.version);
     let Attacked { quiet, beside, before, after, .. } = attacked;
-    let p99 = |quiet: &Lookups, beside: &Lookups| format!("{:.2} → {:.2}", quiet.p99, beside.p99);
+    let time = |kind: &Lookups| if kind.answered > 0 { format!("{:.2}", kind.p99) } else { "none".to_owned() };
+    let p99 = |quiet: &Lookups, beside: &Lookups| format!("{} → {}", time(quiet), time(beside));
     let dropped = [(attacked.dropped, "datagrams"), (attacked.not_accepted, "connections")];
     let dropped = dropped.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     let held = [before.memory, attacked.most_memory, after.memory].map(|octets| format!("{:.1}", megabytes(octets)));
