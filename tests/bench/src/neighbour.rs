@@ -64,7 +64,7 @@ pub(crate) struct Lookups {
     pub(crate) asked: u64,
     /// With the right answer, at the first or a later try.
     pub(crate) answered: u64,
-    /// With a right answer only after it was sent again.
+    /// With a right answer only after it was sent again, over UDP, or over TCP because the answer was cut short.
     pub(crate) again: u64,
     /// Without any answer, or with an error for the last one.
     pub(crate) unresolved: u64,

@@ -41,6 +41,8 @@ pub(super) struct Tally {
 enum Reply {
     Right,
     Wrong,
+    /// Cut short: the whole is to be had over TCP (RFC 7766, 5).
+    Truncated,
     /// An error's code, or nothing in time.
     None,
 }
@@ -70,7 +72,7 @@ impl Asker {
                 self.tally.histogram.add(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
             }
             Ok(Reply::Wrong) => lookups.wrong += 1,
-            Ok(Reply::None) => lookups.unresolved += 1,
+            Ok(Reply::Truncated | Reply::None) => lookups.unresolved += 1,
             Err(_) => {
                 lookups.unresolved += 1;
                 lookups.broken += u64::from(!matches!(self.how, How::Udp));
@@ -95,6 +97,10 @@ impl Asker {
                     Reply::Right => {
                         self.tally.lookups.again += u64::from(tried > 0);
                         return Ok(Reply::Right);
+                    }
+                    Reply::Truncated => {
+                        self.tally.lookups.again += 1;
+                        return self.over_tcp(number);
                     }
                     Reply::Wrong => return Ok(Reply::Wrong),
                 }
@@ -141,6 +147,7 @@ impl Asker {
         match reply.first_chunk::<4>() {
             Some(head) if head[..2] != self.query[..2] => Reply::None,
             Some(head) if head[3] & 15 != 0 => Reply::None,
+            Some(head) if head[2] & 2 != 0 => Reply::Truncated,
             Some(_) if zone::answers(reply, number) => Reply::Right,
             Some(_) => Reply::Wrong,
             None => Reply::None,
