@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
@@ -127,6 +128,11 @@ impl Service {
                             serving.await;
                             drop(alive);
                         });
+                    }
+                    // Many may come at once: those that were told to go, to make room, go before the next is looked at,
+                    // and who has a query on the way is heard before it is taken for one that never asks.
+                    if shared.connections.is_full() {
+                        yield_now().await;
                     }
                 }
                 Err(error) => {
