@@ -41,8 +41,14 @@ fn expected(resolver: &Arc<Resolver>, mut octets: &[u8]) -> (Vec<u8>, &'static s
         }
         let Some((message, rest)) = rest.split_at_checked(length) else { break };
         let (mut reply, recipient) = (Vec::new(), || panic!("no query may wait"));
-        let step =
-            resolver.begin(message, sender(Protocol::Tcp), Instant::now(), &mut reply, &mut Asking::default(), recipient);
+        let step = resolver.begin(
+            message,
+            sender(Protocol::Tcp),
+            Instant::now(),
+            &mut reply,
+            &mut Asking::default(),
+            recipient,
+        );
         if !matches!(step, Step::Ignore | Step::Withheld) {
             replies.extend(u16::try_from(reply.len()).expect("a reply fits").to_be_bytes());
             replies.extend(reply);

@@ -58,7 +58,8 @@ fn reference(message: &[u8], answer: &Answer, out: &[u8]) -> Option<Message> {
             reference[at..at + 4].copy_from_slice(ttl);
         }
     }
-    let into_counts = message.windows(2).any(|octets| octets[0] == 0xc0 && (4..HEADER).contains(&usize::from(octets[1])));
+    let into_counts =
+        message.windows(2).any(|octets| octets[0] == 0xc0 && (4..HEADER).contains(&usize::from(octets[1])));
     Message::from_vec(&reference).ok().filter(|_| !into_counts)
 }
 
