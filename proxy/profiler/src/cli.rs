@@ -40,6 +40,7 @@ const INTERRUPTED: u8 = 130;
         Exit codes: 0 measured, 1 failed at work (no combination was answered, a file was not written), 2 wrong usage, 130 cut \
         short by Ctrl-C, with what was measured so far."
 )]
+#[allow(rustdoc::broken_intra_doc_links, reason = "these comments are the text of --help")]
 pub struct Cli {
     /// How to ask: ssock (also called dot), DNS over TLS; doh, DNS over HTTPS; doq, DNS over QUIC; curl or kdig, that program
     #[arg(
