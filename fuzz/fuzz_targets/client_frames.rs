@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 static STAGE: LazyLock<(Runtime, Arc<Resolver>)> = LazyLock::new(|| {
     let runtime = runtime();
-    let resolver = resolver(&runtime, cache(0));
+    let resolver = resolver(&runtime, cache(0), false);
     (runtime, resolver)
 });
 

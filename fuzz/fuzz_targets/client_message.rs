@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 static STAGE: LazyLock<(Runtime, Arc<Resolver>, Instant)> = LazyLock::new(|| {
     let (runtime, start) = (runtime(), Instant::now());
-    let resolver = resolver(&runtime, filled_cache(start));
+    let resolver = resolver(&runtime, filled_cache(start), true);
     (runtime, resolver, start)
 });
 

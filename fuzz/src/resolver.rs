@@ -32,8 +32,8 @@ pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime needs two descriptors")
 }
 
-/// A resolver with this cache.
-pub fn resolver(runtime: &Runtime, cache: Cache) -> Arc<Resolver> {
+/// A resolver with this cache. DNS cookies tell the time: with them two replies to one query may differ.
+pub fn resolver(runtime: &Runtime, cache: Cache, cookies: bool) -> Arc<Resolver> {
     let written = Config::from_yaml(CONFIG).expect("the text is valid");
     let config = Resolved::from_written(&written).expect("it names no file");
     let metrics = server::Metrics::default();
@@ -52,7 +52,7 @@ pub fn resolver(runtime: &Runtime, cache: Cache) -> Arc<Resolver> {
         deadline: config.deadline,
         in_flight: 0,
         in_flight_of_one: 0,
-        cookies: config.cookies,
+        cookies: config.cookies.filter(|_| cookies),
         drops: Drops::new(&mut Registry::default()),
     };
     Arc::new(Resolver::new(stages, handle.clone(), &mut Registry::default()))
