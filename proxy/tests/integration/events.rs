@@ -161,6 +161,8 @@ async fn what_a_collector_had_not_read_when_it_was_killed_is_sent_again() {
         let telling = Telling::to(&rsyslog.url(), &authority, "");
         telling.tell(0);
         telling.has_counted(DELIVERED, 1).await;
+        // Delivered is what it has read; killed, it would lose what it has not written down yet.
+        rsyslog.has(1, REFUSED).await;
         rsyslog.freeze();
         (1..=20).for_each(|number| telling.tell(number));
         // The kernel takes them, and nobody reads them.
