@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The kept inputs of each fuzz target, packed into one file: one input a line, in Base64, so that a change shows its lines.
 
+Beside them are `queries` and `responses`, messages that real programs wrote: proxy/tests/integration/decoders damages them.
+
     fuzz/corpus.py unpack TARGET DIRECTORY     one file for each input
     fuzz/corpus.py pack DIRECTORY TARGET       the other way round; sorted by size, then by content
 """

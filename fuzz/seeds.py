@@ -2,7 +2,7 @@
 """Makes the messages that fuzzing begins with, from real programs: what dig and kdig send, what unbound answers, and what
 kdig writes about it; and, where no program here says something, what dnspython makes of its text.
 
-    fuzz/seeds.py DIRECTORY      one folder for each target
+    fuzz/seeds.py DIRECTORY      one folder for each target, and for the queries and responses themselves
 
 Needs Debian's packages bind9-dnsutils, knot-dnsutils, unbound, python3-dnspython and python3-yaml. Everything stays on
 loopback.
@@ -235,12 +235,14 @@ def made_responses():
 def dns_seeds():
     queries = list(dict.fromkeys(list(sent_by_programs()) + list(made_queries())))
     for index, query in enumerate(queries):
+        keep("queries", query)
         keep("client_message", bytes([index % 8]) + query)
         keep("client_message", bytes([(index + 1) % 2]) + query)
     with Unbound() as unbound:
         responses = list(answered_by(unbound)) + list(made_responses())
         keep_exchanges(unbound)
     for index, response in enumerate(responses):
+        keep("responses", response)
         keep("upstream_message", bytes([index * 37 % 256, index * 11 % 256]) + response)
     http_seeds(responses[::3])
     for index in range(0, len(queries) - 4, 3):

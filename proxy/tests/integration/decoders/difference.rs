@@ -60,16 +60,21 @@ pub fn explain(
 }
 
 /// The message with every record but OPT made one of a type that nobody knows, and every option of OPT likewise, as far
-/// as they can be found; then with each record alone so made, since names may have pointers into types.
+/// as they can be found; then with each record alone so made, and by another such type, since names may have pointers into
+/// types.
 pub fn without_data(message: &[u8]) -> Vec<Vec<u8>> {
-    let each = Records::of(message).map(|record| {
-        let mut alone = message.to_vec();
-        record.retype(&mut alone);
-        alone
+    const UNKNOWN: [[u8; 2]; 2] = [[0xff, 0], [0, 200]];
+    let by_type = UNKNOWN.map(|unknown| {
+        let mut all = message.to_vec();
+        Records::of(message).for_each(|record| record.retype(&mut all, unknown));
+        let each = Records::of(message).map(|record| {
+            let mut alone = message.to_vec();
+            record.retype(&mut alone, unknown);
+            alone
+        });
+        std::iter::once(all).chain(each).collect::<Vec<_>>()
     });
-    let mut all = message.to_vec();
-    Records::of(message).for_each(|record| record.retype(&mut all));
-    std::iter::once(all).chain(each).collect()
+    by_type.concat()
 }
 
 /// What can be seen in a message that decoders differ about.
@@ -164,12 +169,11 @@ impl Iterator for Records<'_> {
 }
 
 impl Record {
-    /// Makes it, or its options, of a type that nobody knows.
-    fn retype(&self, message: &mut [u8]) {
-        const UNKNOWN: [u8; 2] = [0xff, 0];
+    /// Makes it, or its options, of another type.
+    fn retype(&self, message: &mut [u8], to: [u8; 2]) {
         let options: Vec<usize> = self.options(message).collect();
         for at in if self.is_opt { options } else { vec![self.fixed] } {
-            message[at..at + 2].copy_from_slice(&UNKNOWN);
+            message[at..at + 2].copy_from_slice(&to);
         }
     }
 

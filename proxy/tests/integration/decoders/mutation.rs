@@ -18,9 +18,9 @@ pub struct Sample {
     pub question: Vec<u8>,
 }
 
-/// The inputs that fuzzing has kept: octets that say how to use a message, one or two of them, then the message.
-const QUERIES: &str = include_str!("../../../../fuzz/corpus/client_message.b64");
-const RESPONSES: &str = include_str!("../../../../fuzz/corpus/upstream_message.b64");
+/// A message a line, in Base64: what fuzzing began with.
+const QUERIES: &str = include_str!("../../../../fuzz/corpus/queries.b64");
+const RESPONSES: &str = include_str!("../../../../fuzz/corpus/responses.b64");
 
 /// What is asked where a message does not tell.
 const QUESTION: &[u8] = b"\x03wWw\x07example\x03com\0\0\x01\0\x01";
@@ -51,11 +51,10 @@ impl Numbers {
 
 /// Queries and responses in turn.
 pub fn samples(seed: u64) -> impl Iterator<Item = Sample> {
-    let kept = |text: &'static str, skipped: usize| -> Vec<Vec<u8>> {
-        let inputs = text.split_whitespace().map(|line| BASE64.decode(line.as_bytes()).unwrap());
-        inputs.filter(|input| input.len() > skipped).map(|input| input[skipped..].to_vec()).collect()
+    let messages = |text: &'static str| -> Vec<Vec<u8>> {
+        text.split_whitespace().map(|line| BASE64.decode(line.as_bytes()).unwrap()).collect()
     };
-    let (queries, responses) = (kept(QUERIES, 1), kept(RESPONSES, 2));
+    let (queries, responses) = (messages(QUERIES), messages(RESPONSES));
     let mut numbers = Numbers(seed);
     let mut index = 0;
     std::iter::repeat_with(move || {
