@@ -27,6 +27,7 @@ pub mod rescue;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub mod server;
+mod verifier;
 
 /// A message id that a forger cannot guess (RFC 5452).
 pub(crate) fn random_id() -> u16 {

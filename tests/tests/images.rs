@@ -34,18 +34,7 @@ fn the_proxys_image_alone_answers_over_udp_and_tcp_with_everything_taken_away() 
     let namespace = Namespace::create("image").restricted();
     let pod = proxy_alone(&cluster, &namespace);
 
-    for transport in ["+notcp", "+tcp"] {
-        let dig = Call::new("dig")
-            .arg(format!("@{}", pod.ip()))
-            .words("-p 1053 +tries=1 +time=10 www.example.com")
-            .arg(transport);
-        let reply = Reply::read(&dig.output());
-        assert_eq!(reply.answers, ["203.0.113.80"], "{}\n{}", reply.text, pod.log("app"));
-    }
-    let process = std::fs::read_to_string(pod.root_of("app").join("proc/1/status")).unwrap();
-    for line in ["Uid:\t64053\t64053\t64053\t64053", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
-        assert!(process.contains(line), "{line} is not in\n{process}");
-    }
+    answers_with_everything_taken_away(&pod);
 }
 
 #[test]
@@ -75,18 +64,7 @@ fn the_image_of_each_resolver_answers_over_udp_and_tcp_with_everything_taken_awa
     let quic = resolver.url(upstream::NAME);
     for (stub, url) in [("doh", &https), ("doq", &quic), ("curl", &https), ("kdig", &tls)] {
         let pod = resolver_alone(&cluster, &namespace, stub, url);
-        for transport in ["+notcp", "+tcp"] {
-            let dig = Call::new("dig")
-                .arg(format!("@{}", pod.ip()))
-                .words("-p 1053 +tries=1 +time=10 www.example.com")
-                .arg(transport);
-            let reply = Reply::read(&dig.output());
-            assert_eq!(reply.answers, ["203.0.113.80"], "{stub}: {}\n{}", reply.text, pod.log("app"));
-        }
-        let process = std::fs::read_to_string(pod.root_of("app").join("proc/1/status")).unwrap();
-        for line in ["Uid:\t64053\t64053\t64053\t64053", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
-            assert!(process.contains(line), "{stub}: {line} is not in\n{process}");
-        }
+        answers_with_everything_taken_away(&pod);
     }
 }
 
@@ -132,6 +110,22 @@ fn the_injectors_image_runs_with_everything_taken_away() {
         assert_eq!(context["allowPrivilegeEscalation"], false);
         assert_eq!(pod["status"]["containerStatuses"][0]["ready"], true);
         assert_eq!(pod["status"]["containerStatuses"][0]["restartCount"], 0);
+    }
+}
+
+/// Answers over UDP and TCP, as nobody in particular and without any capability.
+fn answers_with_everything_taken_away(pod: &RunningPod<'_>) {
+    for transport in ["+notcp", "+tcp"] {
+        let dig = Call::new("dig")
+            .arg(format!("@{}", pod.ip()))
+            .words("-p 1053 +tries=1 +time=10 www.example.com")
+            .arg(transport);
+        let reply = Reply::read(&dig.output());
+        assert_eq!(reply.answers, ["203.0.113.80"], "{}\n{}", reply.text, pod.log("app"));
+    }
+    let process = std::fs::read_to_string(pod.root_of("app").join("proc/1/status")).unwrap();
+    for line in ["Uid:\t64053\t64053\t64053\t64053", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
+        assert!(process.contains(line), "{line} is not in\n{process}\n{}", pod.log("app"));
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use super::cause::Cause;
 use super::pins::Pinned;
 use super::prompt::Prompt;
+use super::verifier::By;
 
 /// A server that has not answered TCP and TLS by then is tried no longer.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -117,7 +118,7 @@ impl Tls {
             .map_err(|error| TlsError::Ca(error.to_string()))?;
         let verifier: Arc<dyn ServerCertVerifier> = match settings.pins {
             [] => chain,
-            pins => Arc::new(Pinned::new(pins, chain, &roots, provider.signature_verification_algorithms)),
+            pins => Arc::new(By(Pinned::new(pins, chain, &roots, provider.signature_verification_algorithms))),
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use dot_proxy_config::Pin;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::{CertificateError, Error, RootCertStore};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+
+use super::verifier::{Judge, Shown};
 
 /// Verifies a chain as ever, and then that a pinned key stands in it: the server's own, or that of a CA which vouches for it.
 ///
@@ -61,42 +63,19 @@ impl Pinned {
     }
 }
 
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-        if self.pins_certificate(end_entity) || self.pinned_ca_vouches(end_entity, intermediates, now) {
+impl Judge for Pinned {
+    fn verifier(&self) -> &dyn ServerCertVerifier {
+        &*self.chain
+    }
+
+    fn judge(&self, shown: &Shown<'_>) -> Result<ServerCertVerified, Error> {
+        let verified = shown.to(&*self.chain)?;
+        if self.pins_certificate(shown.end_entity)
+            || self.pinned_ca_vouches(shown.end_entity, shown.intermediates, shown.now)
+        {
             return Ok(verified);
         }
         Err(CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
     }
 }
 

@@ -25,10 +25,19 @@ fn each_tenth(fault: Reaction) -> impl Fn(&str, usize) -> Reaction {
 
 /// Clients get right answers from a group of this server alone; the proxy is returned for its metrics.
 async fn right_answers_of_this_server_alone(react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static) -> Proxy {
+    right_answers_to(200, EVERY, react).await
+}
+
+/// So many clients' queries, one every so often, get right answers from a group of this server alone.
+async fn right_answers_to(
+    queries: usize,
+    every: Duration,
+    react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static,
+) -> Proxy {
     let authority = Authority::new();
     let server = Server::tls_that(&authority, react).await;
     let proxy = Proxy::asking(&server, &authority);
-    Load::of(proxy.address, 200, EVERY).finished().await.assert_all_right();
+    Load::of(proxy.address, queries, every).finished().await.assert_all_right();
     proxy
 }
 
@@ -53,7 +62,8 @@ async fn until_told(proxy: &Proxy, server: &str, cause: &str) {
 
 #[tokio::test]
 async fn no_query_is_lost_on_a_server_that_closes_after_every_answer() {
-    right_answers_of_this_server_alone(|_, _| Reaction::AnswerAndClose).await;
+    // Each query costs a handshake, in a test both ends' and of slow code: asked faster, they would wait until the deadline.
+    right_answers_to(100, 5 * EVERY, |_, _| Reaction::AnswerAndClose).await;
 }
 
 #[tokio::test]
@@ -139,11 +149,8 @@ async fn told_within_the_deadline(server: &str, cause: &str) {
     let authority = Authority::new();
     let proxy = Proxy::with(&[server], &authority, "query: {deadlineMilliseconds: 500}");
     let began = Instant::now();
-    let reply = ask(proxy.address, "www.example.com.").await;
-    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(extended_error(&reply), format!("{cause} at {server}"));
+    proxy.fails(server, cause).await;
     assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
-    assert!(proxy.failures(server, cause).await > 0);
 }
 
 #[tokio::test]

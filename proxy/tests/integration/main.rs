@@ -12,6 +12,7 @@ mod conversation;
 mod coredns;
 mod https_server;
 mod load;
+mod numbers;
 mod proxy;
 mod quic_server;
 mod reaction;

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use dot_proxy::app::App;
 use dot_proxy::config::Resolved;
 use dot_proxy_config::Config;
+use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::authority::Authority;
+use crate::client::{ask, extended_error};
 use crate::server::Server;
 
 /// What a configuration says beside its servers, in YAML.
@@ -79,6 +81,14 @@ impl Proxy {
     /// The sum of a counter over all its labels.
     pub async fn total(&self, name: &str) -> u64 {
         self.sum(&format!("{name}{{")).await
+    }
+
+    /// A query ends in SERVFAIL, the client is told that this server failed and why, and so is who reads the metrics.
+    pub async fn fails(&self, server: &str, cause: &str) {
+        let reply = ask(self.address, "www.example.com.").await;
+        assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::ServFail, 0), "{cause}");
+        assert_eq!(extended_error(&reply), format!("{cause} at {server}"));
+        assert!(self.failures(server, cause).await >= 1, "{cause}");
     }
 
     /// How often this server failed for this cause.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use dot_proxy_config::TlsServer;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, ConnectionError, Endpoint, IdleTimeout, TransportConfig};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::Error;
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::super::cause::Cause;
 use super::super::connect::Tls;
+use super::super::verifier::{By, Judge, Shown};
 
 /// QUIC gives a silent connection up so long after it would have been closed as idle, so that it is we who close it.
 const BEYOND_IDLE: Duration = Duration::from_secs(5);
@@ -19,7 +20,7 @@ const BEYOND_IDLE: Duration = Duration::from_secs(5);
 /// What the handshakes with one server share.
 pub(super) struct Handshake {
     tls: Tls,
-    verdict: Arc<Verdict>,
+    verdict: Arc<By<Verdict>>,
 }
 
 /// A verifier that keeps why it refused a certificate: QUIC's own error tells an alert's number, and no more.
@@ -34,7 +35,7 @@ impl Handshake {
     pub(super) fn with(tls: &Tls) -> Self {
         let mut kept = None;
         let tls = tls.speaking(&[b"doq"]).verified_by(|verifier| {
-            let verdict = Arc::new(Verdict { verifier, refused: Mutex::new(None) });
+            let verdict = Arc::new(By(Verdict { verifier, refused: Mutex::new(None) }));
             kept = Some(Arc::clone(&verdict));
             verdict
         });
@@ -62,7 +63,7 @@ impl Handshake {
         idle: Duration,
         tls: &Arc<rustls::ClientConfig>,
     ) -> Result<quinn::Connection, Cause> {
-        self.verdict.take();
+        self.verdict.0.take();
         let config = QuicClientConfig::try_from(Arc::clone(tls)).map_err(|_| Cause::TlsHandshakeFailed)?;
         let mut config = ClientConfig::new(Arc::new(config));
         let mut transport = TransportConfig::default();
@@ -72,7 +73,7 @@ impl Handshake {
         config.transport_config(Arc::new(transport));
         let connecting = endpoint.connect_with(config, server.address, server.name.as_str());
         let connecting = connecting.map_err(|_| Cause::NetworkUnreachable)?;
-        connecting.await.map_err(|error| self.verdict.take().unwrap_or_else(|| cause_of(&error)))
+        connecting.await.map_err(|error| self.verdict.0.take().unwrap_or_else(|| cause_of(&error)))
     }
 
     /// Whether what the server once proved still holds: a session that was resumed shows no certificate, and one that has
@@ -101,41 +102,15 @@ impl Verdict {
     }
 }
 
-impl ServerCertVerifier for Verdict {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified = self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        verified.inspect_err(|error| {
+impl Judge for Verdict {
+    fn verifier(&self) -> &dyn ServerCertVerifier {
+        &*self.verifier
+    }
+
+    fn judge(&self, shown: &Shown<'_>) -> Result<ServerCertVerified, Error> {
+        shown.to(&*self.verifier).inspect_err(|error| {
             *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Cause::of_tls(error));
         })
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
     }
 }
 

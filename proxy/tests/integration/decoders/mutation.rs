@@ -2,6 +2,8 @@
 
 use data_encoding::BASE64;
 
+use crate::numbers::Numbers;
+
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -25,37 +27,13 @@ const RESPONSES: &str = include_str!("../../../../fuzz/corpus/responses.b64");
 /// What is asked where a message does not tell.
 const QUESTION: &[u8] = b"\x03wWw\x07example\x03com\0\0\x01\0\x01";
 
-/// A sequence of numbers that look random (SplitMix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-
-    fn of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[self.below(choices.len())]
-    }
-
-    fn octet(&mut self) -> u8 {
-        self.next().to_be_bytes()[0]
-    }
-}
-
 /// Queries and responses in turn.
 pub fn samples(seed: u64) -> impl Iterator<Item = Sample> {
     let messages = |text: &'static str| -> Vec<Vec<u8>> {
         text.split_whitespace().map(|line| BASE64.decode(line.as_bytes()).unwrap()).collect()
     };
     let (queries, responses) = (messages(QUERIES), messages(RESPONSES));
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers::from_seed(seed);
     let mut index = 0;
     std::iter::repeat_with(move || {
         index += 1;

@@ -5,6 +5,7 @@ use hickory_proto::rr::{Name, RecordType};
 
 use super::zone::{EACH, ORIGIN};
 use crate::client::message;
+use crate::numbers::Numbers;
 
 /// A question, and how it is asked.
 #[derive(Debug)]
@@ -82,9 +83,9 @@ const TYPES: &[u16] = &[
 
 /// Questions without end.
 pub fn questions(seed: u64) -> impl Iterator<Item = Question> {
-    let mut random = Random(seed);
+    let mut random = Numbers::from_seed(seed);
     std::iter::repeat_with(move || {
-        let (labels, own_type) = random.one_of(NAMES);
+        let (labels, own_type) = *random.of(NAMES);
         let labels = labels.replace('#', &random.below(EACH).to_string());
         let labels = labels.replace('%', &format!("rare{}", random.below(1_000_000)));
         let name = if labels.is_empty() { ORIGIN.to_owned() } else { format!("{labels}.{ORIGIN}") };
@@ -100,7 +101,7 @@ pub fn questions(seed: u64) -> impl Iterator<Item = Question> {
         Question {
             id: u16::try_from(random.below(65_536)).unwrap(),
             name,
-            record_type: if random.below(3) == 0 { random.one_of(TYPES) } else { own_type }.into(),
+            record_type: if random.below(3) == 0 { *random.of(TYPES) } else { own_type }.into(),
             edns,
             checking_disabled: random.below(8) == 0,
             authentic_data: random.below(8) == 0,
@@ -122,25 +123,5 @@ impl Question {
             edns
         });
         query
-    }
-}
-
-/// SplitMix64: enough to mix, and a few lines.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap()
-    }
-
-    fn one_of<T: Copy>(&mut self, choice: &[T]) -> T {
-        choice[self.below(choice.len())]
     }
 }

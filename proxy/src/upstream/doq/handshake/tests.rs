@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use quinn::ServerConfig;
 use quinn::crypto::rustls::QuicServerConfig;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::UnixTime;
 use tokio::time::timeout;
 
 use super::*;
