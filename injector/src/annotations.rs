@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use dot_proxy_config::{Server, log::Level};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::profile;
 use crate::quantity::Quantity;
 
 /// What the names of all our annotations and labels begin with.
@@ -22,7 +24,7 @@ pub const STATUS: &str = "dot-sidecar.io/status";
 pub const INJECTED_LABEL: &str = "dot-sidecar.io/injected";
 
 /// An annotation by which a pod's author overrides a part of the profile, where the profile allows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Override {
     /// `dot-sidecar.io/upstream`: servers, separated by commas, in place of the profile's.
@@ -130,6 +132,23 @@ pub fn inject(annotations: &BTreeMap<String, String>) -> Result<Option<Inject>, 
     }
 }
 
+/// The profile that a pod names, or gets where it names none.
+pub fn profile(annotations: &BTreeMap<String, String>) -> &str {
+    annotations.get(PROFILE).map_or(profile::DEFAULT, String::as_str)
+}
+
+/// The candidate that `name` most resembles, if it resembles one at all.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| {
+            let distance = strsim::damerau_levenshtein(&name.to_ascii_lowercase(), &candidate.to_ascii_lowercase());
+            (distance, candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
 /// Whether a namespace's labels ask for the sidecar in all its pods.
 pub fn namespace_asks(labels: &BTreeMap<String, String>) -> bool {
     labels.get(INJECT).is_some_and(|value| value == "true")
@@ -164,8 +183,11 @@ pub fn overrides(annotations: &BTreeMap<String, String>) -> Result<Overrides, Ba
 pub fn warnings(annotations: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> Vec<String> {
     let known = known_names();
     let unknown = annotations.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(name)).map(|name| {
-        let hint = nearest(name, &known)
-            .map_or_else(|| format!("known are {}", known.join(", ")), |nearest| format!("did you mean {nearest}?"));
+        let tails = known.iter().map(|known| known.trim_start_matches(PREFIX));
+        let hint = nearest(name.trim_start_matches(PREFIX), tails).map_or_else(
+            || format!("known are {}", known.join(", ")),
+            |nearest| format!("did you mean {PREFIX}{nearest}?"),
+        );
         format!("annotation {name} is not known and has no effect: {hint}")
     });
     let misplaced = labels.keys().filter(|name| name.starts_with(PREFIX) && *name != INJECTED_LABEL).map(|name| {
@@ -177,17 +199,6 @@ pub fn warnings(annotations: &BTreeMap<String, String>, labels: &BTreeMap<String
 fn known_names() -> Vec<String> {
     let fixed = [INJECT, PROFILE, STATUS, CONFIG].map(str::to_owned);
     fixed.into_iter().chain(Override::ALL.map(Override::name)).collect()
-}
-
-/// The known name that `name` most resembles, if it resembles one at all.
-fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
-    let tail = |name: &str| name.trim_start_matches(PREFIX).to_ascii_lowercase();
-    known
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&tail(name), &tail(candidate)), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + tail(candidate).len() / 3)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }
 
 fn servers(value: &str) -> Result<Vec<Server>, String> {

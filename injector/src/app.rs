@@ -23,6 +23,7 @@ use crate::cluster::{ClusterDns, ResolvConf};
 use crate::inject::search_warnings;
 use crate::limits::LimitRanges;
 use crate::metrics::Metrics;
+use crate::profile::{WatchedProfiles, keep_default};
 use crate::readiness::Readiness;
 use crate::server::Limits;
 use crate::settings::Settings;
@@ -90,14 +91,20 @@ pub async fn run(
     let (limits, watch_limits) = LimitRanges::watch(&client, readiness.clone());
     let (teller, worker) = events::queue(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone());
     let keeper = Keeper::new(&client, place(&config, &cluster), served.clone(), readiness.clone(), metrics.clone());
-    let (namespaces, linger, bounds) = (Api::all(client), config.linger, config.limits);
-    let tls = TlsAcceptor::from(Arc::new(tls_config(served, config.callers.as_ref())?));
-    let facts = Facts { settings: config.settings, cluster, limits };
-    let webhook = Arc::new(Webhook::new(facts, namespaces, teller, metrics.clone(), bounds.clone()));
-
+    let (profiles, watch_profiles) =
+        WatchedProfiles::watch(&client, config.settings.profile.is_some(), readiness.clone());
     // Dropped when this function returns, and so stopped.
     let mut background = JoinSet::new();
+    if let Some(profile) = &config.settings.profile {
+        background.spawn(keep_default(client.clone(), profile.clone(), profiles.clone()));
+    }
+    let (namespaces, linger, bounds) = (Api::all(client), config.linger, config.limits);
+    let tls = TlsAcceptor::from(Arc::new(tls_config(served, config.callers.as_ref())?));
+    let facts = Facts { settings: config.settings, cluster, limits, profiles };
+    let webhook = Arc::new(Webhook::new(facts, namespaces, teller, metrics.clone(), bounds.clone()));
+
     background.spawn(watch_limits);
+    background.spawn(watch_profiles);
     background.spawn(worker.run());
     background.spawn(keeper.run());
 

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod crd;
 mod explain;
 mod inject;
 mod offline;
@@ -39,6 +40,8 @@ enum Command {
     Explain(explain::Explain),
     /// Check whether the cluster can run the sidecar, and whether the installation is healthy
     Check(check::Check),
+    /// Print the definition of ProxyProfile (CustomResourceDefinition), as the chart installs it
+    Crd(crd::Crd),
 }
 
 /// How a command ended that did not succeed.
@@ -70,6 +73,7 @@ impl Cli {
             Command::Inject(inject) => inject.run(),
             Command::Explain(explain) => explain.run(),
             Command::Check(check) => check.run(),
+            Command::Crd(crd) => crd.run(),
         };
         let (message, code) = match done {
             Ok(()) => return ExitCode::SUCCESS,

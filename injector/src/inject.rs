@@ -17,6 +17,7 @@ mod refusal;
 mod resources;
 mod sidecar;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use dot_proxy_config::{Cluster, Config, Listen, Server, Suffix};
@@ -25,7 +26,7 @@ use serde_json::Value;
 use crate::annotations::{self, Inject, Override, Overrides};
 use crate::cluster::ClusterDns;
 use crate::limits::ContainerLimits;
-use crate::profile;
+use crate::profile::{self, Profile, Profiles};
 use crate::settings::Settings;
 
 pub use apply::{patch, patched};
@@ -54,6 +55,8 @@ pub struct Subject<'a> {
     pub namespace: &'a str,
     /// Whether the namespace is labelled `dot-sidecar.io/inject: "true"`.
     pub namespace_asks: bool,
+    /// The namespace's labels. They count only where [`needs_namespace`] says so.
+    pub namespace_labels: &'a BTreeMap<String, String>,
     /// What the namespace's LimitRanges demand.
     pub limits: &'a ContainerLimits,
 }
@@ -101,6 +104,13 @@ pub struct Plan {
     config: String,
     searches: Vec<String>,
     status: String,
+}
+
+/// The profile of a pod, and its name.
+#[derive(Debug, Clone, Copy)]
+struct Chosen<'a> {
+    name: &'a str,
+    profile: &'a Profile,
 }
 
 /// Who wants the sidecar in a pod.
@@ -172,41 +182,81 @@ impl fmt::Display for Skip {
 }
 
 /// Decides about a pod.
-pub fn decide(subject: Subject<'_>, settings: &Settings, cluster: &ClusterDns) -> Verdict {
+pub fn decide(subject: Subject<'_>, settings: &Settings, cluster: &ClusterDns, profiles: &Profiles) -> Verdict {
     let mut warnings = Vec::new();
-    let decision = decided(subject, settings, cluster, &mut warnings);
+    let decision = decided(subject, settings, cluster, profiles, &mut warnings);
     if let Decision::Skip(skip @ Skip::CannotBeServed(_)) = &decision {
         warnings.push(skip.to_string());
     }
     Verdict { decision, warnings }
 }
 
-/// Whether the decision about a pod depends on what its namespace says: not if the pod itself says that it wants the
-/// sidecar.
-pub fn depends_on_namespace(pod: &Value) -> bool {
-    let annotations = pod.pointer("/metadata/annotations").and_then(Value::as_object);
-    let inject = annotations.and_then(|annotations| annotations.get(annotations::INJECT));
-    inject.and_then(Value::as_str) != Some("true")
+/// Whether the decision about a pod depends on whether its namespace asks: not if the pod itself says that it wants the sidecar.
+pub fn depends_on_asking(pod: &Value) -> bool {
+    annotation(pod, annotations::INJECT) != Some("true")
 }
 
-fn decided(subject: Subject<'_>, settings: &Settings, cluster: &ClusterDns, warnings: &mut Vec<String>) -> Decision {
+/// Whether the decision about a pod depends on the labels of its namespace: only where its profile is for namespaces with certain
+/// labels.
+pub fn depends_on_labels(pod: &Value, namespace: &str, profiles: &Profiles) -> bool {
+    let name = annotation(pod, annotations::PROFILE).unwrap_or(profile::DEFAULT);
+    let namespaces = profiles.get(name).and_then(Result::ok).and_then(|profile| profile.namespaces.as_ref());
+    namespaces
+        .is_some_and(|allowed| !allowed.names.iter().any(|named| named == namespace) && allowed.selector.is_some())
+}
+
+fn annotation<'a>(pod: &'a Value, name: &str) -> Option<&'a str> {
+    pod.pointer("/metadata/annotations").and_then(|annotations| annotations.get(name)).and_then(Value::as_str)
+}
+
+fn decided(
+    subject: Subject<'_>,
+    settings: &Settings,
+    cluster: &ClusterDns,
+    profiles: &Profiles,
+    warnings: &mut Vec<String>,
+) -> Decision {
     let stripped = original::strip(subject.pod);
     let pod = match Pod::read(&stripped.pod) {
         Ok(pod) => pod,
         Err(error) => return Decision::Deny(Refusal::Malformed(error)),
     };
     warnings.extend(annotations::warnings(&pod.metadata.annotations, &pod.metadata.labels));
-    let asker = match asker(&pod, &stripped, subject.namespace_asks, settings, warnings) {
+    let profile = Chosen::for_pod(&pod, subject, profiles);
+    let asker = match asker(&pod, &stripped, subject.namespace_asks, &profile, warnings) {
         Ok(Ok(asker)) => asker,
         Ok(Err(skip)) => return Decision::Skip(skip),
         Err(refusal) => return Decision::Deny(refusal),
     };
-    match plan(&pod, &stripped, subject, settings, cluster, warnings) {
+    match profile.and_then(|profile| plan(&pod, &stripped, subject, settings, cluster, profile, warnings)) {
         Ok(plan) => Decision::Inject(Box::new(plan)),
-        Err(refusal) if asker == Asker::Namespace && !refusal.is_about_annotations() => {
+        Err(refusal) if asker == Asker::Namespace && !refusal.is_about_the_request() => {
             Decision::Skip(Skip::CannotBeServed(refusal))
         }
         Err(refusal) => Decision::Deny(refusal),
+    }
+}
+
+impl<'a> Chosen<'a> {
+    /// The profile that the pod names, or the default one, if it can be used here.
+    fn for_pod(pod: &'a Pod, subject: Subject<'_>, profiles: &'a Profiles) -> Result<Self, Refusal> {
+        let name = annotations::profile(&pod.metadata.annotations);
+        let profile = match profiles.get(name) {
+            Some(Ok(profile)) => profile,
+            Some(Err(error)) => {
+                return Err(Refusal::ProfileUnusable { profile: name.to_owned(), error: error.to_string() });
+            }
+            None => {
+                let nearest = annotations::nearest(name, profiles.names()).map(str::to_owned);
+                return Err(Refusal::NoSuchProfile { name: name.to_owned(), nearest });
+            }
+        };
+        let allowed =
+            |namespaces: &profile::Namespaces| namespaces.include(subject.namespace, subject.namespace_labels);
+        if profile.namespaces.as_ref().is_none_or(allowed) {
+            return Ok(Self { name, profile });
+        }
+        Err(Refusal::ProfileNotHere { profile: name.to_owned(), namespace: subject.namespace.to_owned() })
     }
 }
 
@@ -215,15 +265,18 @@ fn asker(
     pod: &Pod,
     stripped: &Stripped,
     namespace_asks: bool,
-    settings: &Settings,
+    profile: &Result<Chosen<'_>, Refusal>,
     warnings: &mut Vec<String>,
 ) -> Result<Result<Asker, Skip>, Refusal> {
     let annotations = &pod.metadata.annotations;
     match annotations::inject(annotations)? {
         Some(Inject::Yes) => Ok(Ok(Asker::Author)),
-        Some(Inject::No) if namespace_asks && !settings.profile.opt_out => {
-            Err(Refusal::OptOutNotAllowed { profile: profile::DEFAULT.to_owned() })
-        }
+        Some(Inject::No) if namespace_asks => match profile {
+            Ok(chosen) if chosen.profile.opt_out => Ok(Err(Skip::OptedOut)),
+            Ok(chosen) => Err(Refusal::OptOutNotAllowed { profile: chosen.name.to_owned() }),
+            // Else naming a profile that there is not would be a way out.
+            Err(refusal) => Err(refusal.clone()),
+        },
         Some(Inject::No) => Ok(Err(Skip::OptedOut)),
         // A copy of an injected pod resolves by the proxy: without it, it would not resolve at all, or in clear.
         None if stripped.had_sidecar => Ok(Ok(Asker::Author)),
@@ -247,17 +300,17 @@ fn plan(
     subject: Subject<'_>,
     settings: &Settings,
     cluster: &ClusterDns,
+    chosen: Chosen<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Plan, Refusal> {
-    let profile = &settings.profile;
-    let overrides = allowed_overrides(pod, profile)?;
-    obstacles::find(pod)?;
+    let profile = chosen.profile;
+    let overrides = allowed_overrides(pod, chosen)?;
+    obstacles::find(pod, profile.own_nameservers)?;
     if stripped.dns_unrecorded {
         warnings
             .push("spec.dnsPolicy: what it was before the sidecar is not recorded: taken as ClusterFirst".to_owned());
     }
-    let own = &pod.spec.dns_config;
-    let resolution = Resolution::new(cluster, subject.namespace, own, warnings);
+    let resolution = Resolution::new(cluster, subject.namespace, &pod.spec, warnings);
     let mut proxy = overridden(profile.proxy_config(), &overrides);
     if proxy.events.stdout || proxy.events.syslog.is_some() {
         // The pod tells its own name; its namespace it does not know.
@@ -266,13 +319,13 @@ fn plan(
     let config = Config {
         listen: Listen { host: [127, 0, 0, 1].into(), port: PORT, ..Listen::default() },
         admin: dot_proxy_config::Admin { address: (std::net::Ipv6Addr::UNSPECIFIED, sidecar::ADMIN_PORT).into() },
-        routes: dns::routes(cluster, &profile.routes, &resolution, own, warnings),
+        routes: dns::routes(cluster, profile, &resolution, &pod.spec.dns_config, warnings)?,
         cluster: Some(Cluster { domain: cluster.domain.clone() }),
         ..proxy
     };
     let resources = resources::for_sidecar(&pod.spec, &profile.resources, &overrides, subject.limits, warnings)?;
     let user = sidecar::user(&pod.spec, settings.sidecar.run_as_user)?;
-    let image = overrides.image.as_deref().unwrap_or(&settings.sidecar.image);
+    let image = overrides.image.as_deref().or(profile.image.as_deref()).unwrap_or(&settings.sidecar.image);
     let original = Original::of(&stripped.pod);
     Ok(Plan {
         container: sidecar::container(&settings.sidecar, image, user, &resources),
@@ -283,25 +336,17 @@ fn plan(
         config: checked(&config)?,
         proxy: config,
         searches: resolution.searches,
-        status: Status {
-            injector: env!("CARGO_PKG_VERSION").to_owned(),
-            profile: profile::DEFAULT.to_owned(),
-            original,
-        }
-        .to_json(),
+        status: Status { injector: env!("CARGO_PKG_VERSION").to_owned(), profile: chosen.name.to_owned(), original }
+            .to_json(),
     })
 }
 
 /// What the pod's author overrides, if the profile lets them.
-fn allowed_overrides(pod: &Pod, profile: &profile::Profile) -> Result<Overrides, Refusal> {
+fn allowed_overrides(pod: &Pod, chosen: Chosen<'_>) -> Result<Overrides, Refusal> {
     let annotations = &pod.metadata.annotations;
-    match annotations.get(annotations::PROFILE) {
-        Some(name) if name != profile::DEFAULT => return Err(Refusal::NoSuchProfile { name: name.clone() }),
-        _ => {}
-    }
     let mut used = annotations::used_overrides(annotations);
-    if let Some(annotation) = used.find(|known| !profile.annotations.allowed.contains(known)) {
-        return Err(Refusal::NotAllowed { annotation, profile: profile::DEFAULT.to_owned() });
+    if let Some(annotation) = used.find(|known| !chosen.profile.annotations.allowed.contains(known)) {
+        return Err(Refusal::NotAllowed { annotation, profile: chosen.name.to_owned() });
     }
     Ok(annotations::overrides(annotations)?)
 }

@@ -4,8 +4,8 @@
 //!            kube-apiserver                                   manifests
 //!                  │ AdmissionReview                             │
 //!  server ──► webhook ──────────────► inject ◄──────────────  manifest
-//!                  │      pod, namespace, settings, cluster,      │
-//!                  │      limits → Inject(plan) | Skip | Deny     │
+//!                  │      pod, namespace, profiles, settings,     │
+//!                  │      cluster, limits → Inject | Skip | Deny  │
 //!                  ▼                                              ▼
 //!        patch, warnings, sentence                       cli inject, explain
 //! ```

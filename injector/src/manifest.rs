@@ -2,7 +2,7 @@
 //!
 //! What is decided here offline is what admission decides: the same pure function, on the same raw pod.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
@@ -11,6 +11,7 @@ use crate::annotations;
 use crate::cluster::ClusterDns;
 use crate::inject::{self, Decision, Subject, Verdict};
 use crate::limits::ContainerLimits;
+use crate::profile::{Profile, ProfileError, Profiles};
 use crate::settings::Settings;
 
 /// A file's documents, and what some of them say about namespaces.
@@ -31,6 +32,8 @@ pub struct Surroundings {
     pub settings: Settings,
     /// The cluster's DNS.
     pub cluster: ClusterDns,
+    /// The cluster's profiles; those of the manifest take their place.
+    pub profiles: Profiles,
 }
 
 /// The decision about one pod, or pod template, of a manifest.
@@ -56,11 +59,12 @@ struct Document {
     changed: bool,
 }
 
-/// What Namespace and LimitRange documents say.
+/// What Namespace, LimitRange and ProxyProfile documents say.
 #[derive(Debug, Default)]
 struct Facts {
-    asking: BTreeSet<String>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
     limits: BTreeMap<String, ContainerLimits>,
+    profiles: Vec<(String, Result<Profile, ProfileError>)>,
 }
 
 impl fmt::Display for ManifestError {
@@ -86,8 +90,19 @@ impl Manifest {
     /// Decides about every pod, and changes those that are to have the sidecar.
     pub fn inject(&mut self, surroundings: &Surroundings) -> Vec<Finding> {
         let mut findings = Vec::new();
+        let mut profiles = surroundings.profiles.clone();
+        for (name, profile) in self.facts.profiles.drain(..) {
+            profiles.insert(name, profile);
+        }
         for document in &mut self.documents {
-            inject_into(&mut document.value, surroundings, &self.facts, &mut findings, &mut document.changed);
+            inject_into(
+                &mut document.value,
+                surroundings,
+                &self.facts,
+                &profiles,
+                &mut findings,
+                &mut document.changed,
+            );
         }
         findings
     }
@@ -118,13 +133,16 @@ impl Facts {
             "Namespace" => {
                 let labels = metadata("labels").and_then(|labels| serde_json::from_value(labels.clone()).ok());
                 let name = metadata("name").and_then(Value::as_str).unwrap_or_default();
-                if annotations::namespace_asks(&labels.unwrap_or_default()) {
-                    self.asking.insert(name.to_owned());
-                }
+                self.namespaces.insert(name.to_owned(), labels.unwrap_or_default());
             }
             "LimitRange" => {
                 let namespace = metadata("namespace").and_then(Value::as_str).unwrap_or(default_namespace);
                 self.limits.entry(namespace.to_owned()).or_default().add(value).map_err(ManifestError)?;
+            }
+            "ProxyProfile" => {
+                let name = metadata("name").and_then(Value::as_str).unwrap_or_default();
+                let spec = value.get("spec").cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+                self.profiles.push((name.to_owned(), Profile::read(spec)));
             }
             _ => {}
         }
@@ -142,6 +160,7 @@ fn inject_into(
     value: &mut Value,
     surroundings: &Surroundings,
     facts: &Facts,
+    profiles: &Profiles,
     findings: &mut Vec<Finding>,
     changed: &mut bool,
 ) {
@@ -149,7 +168,7 @@ fn inject_into(
     if object_kind.ends_with("List") {
         let items = value.get_mut("items").and_then(Value::as_array_mut);
         for item in items.into_iter().flatten() {
-            inject_into(item, surroundings, facts, findings, changed);
+            inject_into(item, surroundings, facts, profiles, findings, changed);
         }
         return;
     }
@@ -159,9 +178,15 @@ fn inject_into(
     let namespace = text("/metadata/namespace").unwrap_or_else(|| surroundings.namespace.clone());
     let Some(pod) = value.pointer_mut(path) else { return };
     let limits = facts.limits.get(&namespace).cloned().unwrap_or_default();
-    let namespace_asks = facts.asking.contains(&namespace);
-    let subject = Subject { pod, namespace: &namespace, namespace_asks, limits: &limits };
-    let verdict = inject::decide(subject, &surroundings.settings, &surroundings.cluster);
+    let labels = facts.namespaces.get(&namespace).cloned().unwrap_or_default();
+    let subject = Subject {
+        pod,
+        namespace: &namespace,
+        namespace_asks: annotations::namespace_asks(&labels),
+        namespace_labels: &labels,
+        limits: &limits,
+    };
+    let verdict = inject::decide(subject, &surroundings.settings, &surroundings.cluster, profiles);
     let after = inject::patched(&verdict.decision, pod);
     if after != *pod {
         *pod = after;

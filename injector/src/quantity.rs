@@ -21,6 +21,7 @@ pub struct Quantity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuantityError(String);
 
+const IS_NO_QUANTITY: &str = "is no quantity: write a number such as 100m, 0.5, 64Mi or 1Gi";
 const ONE: i128 = 1_000_000_000;
 /// The API's own limit: 2^63-1 of the unit (`resource.Quantity`).
 const LARGEST: i128 = i64::MAX as i128 * ONE;
@@ -123,8 +124,7 @@ impl FromStr for Quantity {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
-        let refused =
-            || QuantityError(format!("{text:?} is no quantity: write a number such as 100m, 0.5, 64Mi or 1Gi"));
+        let refused = || QuantityError(format!("{text:?} {IS_NO_QUANTITY}"));
         let end = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
         let (number, suffix) = text.split_at(end);
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -174,6 +174,24 @@ impl<'de> Deserialize<'de> for Quantity {
             }
         };
         text.parse().map_err(D::Error::custom)
+    }
+}
+
+impl schemars::JsonSchema for Quantity {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let number = r"^([0-9]+(\\.[0-9]*)?|\\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][0-9]{1,2})?$";
+        schemars::json_schema!({
+            "x-kubernetes-int-or-string": true,
+            "maxLength": 40,
+            "x-kubernetes-validations": [{
+                "rule": format!("string(self).matches('{number}')"),
+                "message": IS_NO_QUANTITY,
+            }],
+        })
     }
 }
 

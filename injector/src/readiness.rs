@@ -12,6 +12,8 @@ pub enum Condition {
     AuthorityTrusted,
     /// The LimitRanges of the cluster are known.
     LimitRangesKnown,
+    /// The ProxyProfiles of the cluster are known.
+    ProfilesKnown,
 }
 
 /// Which conditions hold. Clones share them.
@@ -21,13 +23,15 @@ pub struct Readiness(Arc<AtomicU8>);
 const STOPPING: u8 = 1 << 7;
 
 impl Condition {
-    const ALL: [Self; 3] = [Self::CertificateServed, Self::AuthorityTrusted, Self::LimitRangesKnown];
+    const ALL: [Self; 4] =
+        [Self::CertificateServed, Self::AuthorityTrusted, Self::LimitRangesKnown, Self::ProfilesKnown];
 
     fn bit(self) -> u8 {
         match self {
             Self::CertificateServed => 1,
             Self::AuthorityTrusted => 1 << 1,
             Self::LimitRangesKnown => 1 << 2,
+            Self::ProfilesKnown => 1 << 3,
         }
     }
 
@@ -36,6 +40,7 @@ impl Condition {
             Self::CertificateServed => "there is no certificate to serve yet",
             Self::AuthorityTrusted => "the webhook configuration does not trust the certificate's authority yet",
             Self::LimitRangesKnown => "the cluster's LimitRanges are not known yet",
+            Self::ProfilesKnown => "the cluster's ProxyProfiles are not known yet: is their definition installed?",
         }
     }
 }

@@ -1,22 +1,22 @@
-//! The injector's configuration file: the sidecar's container, the cluster, and the profile.
+//! The injector's configuration file: the sidecar's container, the cluster, and the profile `default` that is to be kept.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterSettings;
-use crate::profile::Profile;
+use crate::profile::{Profile, ProfileError};
 
 /// The injector's configuration file, as written.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
     /// The container that is put into pods.
     pub sidecar: Sidecar,
     /// What the injector has to know about the cluster.
     pub cluster: ClusterSettings,
-    /// What pods get.
-    pub profile: Profile,
+    /// The ProxyProfile `default` as the injector is to keep it; `null` leaves it to the administrator.
+    pub profile: Option<Profile>,
 }
 
 /// The container that is put into pods.
@@ -47,7 +47,11 @@ pub enum PullPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError(String);
 
-const KNOWN_RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+impl Default for Settings {
+    fn default() -> Self {
+        Self { sidecar: Sidecar::default(), cluster: ClusterSettings::default(), profile: Some(Profile::default()) }
+    }
+}
 
 impl Default for Sidecar {
     fn default() -> Self {
@@ -106,50 +110,13 @@ impl Settings {
             }
             _ => {}
         }
-        if self.profile.upstream.ca_file.is_some() {
-            return at("profile.upstream.caFile", "a pod has no such file: write the certificates into upstream.ca");
-        }
-        if self.profile.upstream.client_certificate.is_some() {
-            return at(
-                "profile.upstream.clientCertificate",
-                "a pod has no such files: only a proxy that runs alone can",
-            );
-        }
-        if let Some(syslog) = &self.profile.events.syslog {
-            if syslog.ca_file.is_some() {
-                let message = "a pod has no such file: write the certificates into events.syslog.ca";
-                return at("profile.events.syslog.caFile", message);
-            }
-            if syslog.client_certificate.is_some() {
-                let message = "a pod has no such files: only a proxy that runs alone can";
-                return at("profile.events.syslog.clientCertificate", message);
-            }
-        }
-        for (part, amounts) in
-            [("requests", &self.profile.resources.requests), ("limits", &self.profile.resources.limits)]
-        {
-            if let Some(unknown) = amounts.keys().find(|name| !KNOWN_RESOURCES.contains(&name.as_str())) {
-                let known = KNOWN_RESOURCES.join(", ");
-                return at(
-                    &format!("profile.resources.{part}.{unknown}"),
-                    &format!("is not known: write one of {known}"),
-                );
-            }
-        }
-        for (name, request) in &self.profile.resources.requests {
-            if self.profile.resources.limits.get(name).is_some_and(|limit| request > limit) {
-                return at(&format!("profile.resources.requests.{name}"), "is above the limit: lower it");
-            }
-        }
-        let config = self.profile.proxy_config();
-        config.check().map_err(|error| SettingsError(format!("profile.{error}")))
+        let checked = self.profile.as_ref().map_or(Ok(()), Profile::check);
+        checked.map_err(|error: ProfileError| SettingsError(format!("profile.{error}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use dot_proxy_config::{Events, Upstream, log::Format};
-
     use super::*;
     use crate::annotations::Override;
 
@@ -157,10 +124,7 @@ mod tests {
     fn an_empty_file_means_the_defaults() {
         let settings = Settings::from_yaml("").unwrap();
         assert_eq!(settings.sidecar.run_as_user, Some(64_053));
-        assert_eq!(settings.profile.upstream, Upstream::default());
-        assert_eq!(settings.profile.log.format, Format::Json);
-        assert!(settings.profile.opt_out);
-        assert!(!settings.profile.annotations.allowed.contains(&Override::Image));
+        assert_eq!(settings.profile, Some(Profile::default()));
     }
 
     #[test]
@@ -183,9 +147,15 @@ profile:
         .unwrap();
         assert_eq!(settings.sidecar.run_as_user, None);
         assert_eq!(settings.sidecar.image_pull_policy, PullPolicy::Never);
-        assert_eq!(settings.profile.events, Events::default());
-        assert_eq!(settings.profile.annotations.allowed, [Override::Upstream, Override::LogLevel]);
-        assert!(!settings.profile.opt_out);
+        let profile = settings.profile.unwrap();
+        assert_eq!(profile.events, crate::profile::Events::default());
+        assert_eq!(profile.annotations.allowed, [Override::Upstream, Override::LogLevel]);
+        assert!(!profile.opt_out);
+    }
+
+    #[test]
+    fn the_default_profile_may_be_left_to_others() {
+        assert_eq!(Settings::from_yaml("profile: null").unwrap().profile, None);
     }
 
     #[test]
@@ -198,25 +168,25 @@ profile:
             ("cluster: {dnsAddresses: [kube-dns]}", "cluster.dnsAddresses[0]: ", "IP address"),
             ("profile: {upstream: {servers: []}}", "profile.upstream.servers: ", "name a server"),
             ("profile: {upstream: {servers: [\"udp://10.0.0.1\"]}}", "profile.upstream.servers[0]: ", "tls://"),
-            ("profile: {upstream: {caFile: /x}}", "profile.upstream.caFile: ", "upstream.ca"),
+            ("profile: {upstream: {caFile: /x}}", "profile.upstream.caFile: ", "`ca`"),
             ("profile: {clients: {inFlight: 0}}", "profile.clients.inFlight: ", "from 1 to 65536"),
             ("profile: {upstream: {pins: [x]}}", "profile.upstream.pins[0]: ", "sha256/"),
             (
                 "profile: {upstream: {clientCertificate: {certificateFile: /c, keyFile: /k}}}",
                 "profile.upstream.clientCertificate: ",
-                "runs alone",
+                "expected one of",
             ),
             (
                 "profile: {events: {syslog: {server: \"tls://192.0.2.5#a\", caFile: /x}}}",
                 "profile.events.syslog.caFile: ",
-                "events.syslog.ca",
+                "`ca`",
             ),
             (
                 "profile: {events: {names: true, syslog: {server: \"tcp://192.0.2.5\", ca: \"\"}}}",
                 "profile.events.names: ",
                 "in the clear",
             ),
-            ("profile: {resources: {limits: {gpu: 1}}}", "profile.resources.limits.gpu: ", "cpu, memory"),
+            ("profile: {resources: {limits: {gpu: 1}}}", "profile.resources.limits.gpu: ", "`cpu`, `memory`"),
             (
                 "profile: {resources: {requests: {cpu: 2}, limits: {cpu: 1}}}",
                 "profile.resources.requests.cpu: ",

@@ -2,6 +2,7 @@
 
 mod review;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, ResourceExt};
+use kube::Api;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -21,6 +22,7 @@ use crate::events::{Notice, Teller};
 use crate::inject::{self, Decision, Skip, Subject, Verdict};
 use crate::limits::LimitRanges;
 use crate::metrics::Metrics;
+use crate::profile::{Profiles, WatchedProfiles};
 use crate::server::{Answer, Limits, Share, text};
 use crate::settings::Settings;
 
@@ -33,6 +35,7 @@ pub struct Webhook {
     settings: Settings,
     cluster: ClusterDns,
     limits: LimitRanges,
+    profiles: WatchedProfiles,
     namespaces: Api<Namespace>,
     teller: Teller,
     metrics: Metrics,
@@ -48,6 +51,8 @@ pub struct Facts {
     pub cluster: ClusterDns,
     /// What namespaces allow.
     pub limits: LimitRanges,
+    /// What pods get.
+    pub profiles: WatchedProfiles,
 }
 
 /// A request that is not answered by a review.
@@ -90,9 +95,9 @@ impl Gate {
 impl Webhook {
     /// A webhook that decides by these settings and facts.
     pub fn new(facts: Facts, namespaces: Api<Namespace>, teller: Teller, metrics: Metrics, bounds: Limits) -> Self {
-        let Facts { settings, cluster, limits } = facts;
+        let Facts { settings, cluster, limits, profiles } = facts;
         let reviews = Semaphore::new(bounds.reviews);
-        Self { settings, cluster, limits, namespaces, teller, metrics, bounds, reviews }
+        Self { settings, cluster, limits, profiles, namespaces, teller, metrics, bounds, reviews }
     }
 
     /// Answers one HTTP request.
@@ -181,35 +186,49 @@ impl Webhook {
             warn!(message);
             return (Ok(review::Response::deny(request.uid, message, Vec::new())), "failed", "not-a-pods-creation");
         }
-        let namespace_asks = match self.namespace_asks(gate, &request).await {
-            Ok(asks) => asks,
+        let profiles = self.profiles.now();
+        let (namespace_asks, namespace_labels) = match self.of_namespace(gate, &request, &profiles).await {
+            Ok(found) => found,
             Err(message) => {
                 warn!(namespace = request.namespace, message, "a pod could not be decided about");
                 return (Ok(review::Response::fail(request.uid, message)), "failed", "namespace-unreadable");
             }
         };
         let limits = self.limits.of(&request.namespace);
-        let subject = Subject { pod: &request.object, namespace: &request.namespace, namespace_asks, limits: &limits };
-        let verdict = inject::decide(subject, &self.settings, &self.cluster);
+        let subject = Subject {
+            pod: &request.object,
+            namespace: &request.namespace,
+            namespace_asks,
+            namespace_labels: &namespace_labels,
+            limits: &limits,
+        };
+        let verdict = inject::decide(subject, &self.settings, &self.cluster, &profiles);
         let (outcome, reason) = (verdict.decision.outcome(), verdict.decision.reason());
         self.tell(&request, &verdict.decision);
         let response = respond(request, verdict);
         (response, outcome, reason)
     }
 
-    /// Whether the pod's namespace asks for the sidecar. Read only where the answer depends on it.
-    async fn namespace_asks(&self, gate: Gate, request: &review::Request) -> Result<bool, String> {
-        if gate == Gate::Namespace || !inject::depends_on_namespace(&request.object) {
-            return Ok(gate == Gate::Namespace);
+    /// Whether the pod's namespace asks for the sidecar, and its labels. Read only where the answer depends on them.
+    async fn of_namespace(
+        &self,
+        gate: Gate,
+        request: &review::Request,
+        profiles: &Profiles,
+    ) -> Result<(bool, BTreeMap<String, String>), String> {
+        let (pod, name) = (&request.object, &request.namespace);
+        let depends = gate == Gate::Annotated && inject::depends_on_asking(pod);
+        if !depends && !inject::depends_on_labels(pod, name, profiles) {
+            return Ok((gate == Gate::Namespace, BTreeMap::new()));
         }
-        let name = &request.namespace;
-        match timeout(NAMESPACE_TIMEOUT, self.namespaces.get(name)).await {
-            Ok(Ok(namespace)) => Ok(annotations::namespace_asks(namespace.labels())),
+        let labels = match timeout(NAMESPACE_TIMEOUT, self.namespaces.get_metadata(name)).await {
+            Ok(Ok(namespace)) => namespace.metadata.labels.unwrap_or_default(),
             Ok(Err(error)) => {
-                Err(format!("namespace {name}, which may ask for the sidecar, could not be read: {error}"))
+                return Err(format!("namespace {name}, whose labels must be known, could not be read: {error}"));
             }
-            Err(_) => Err(format!("namespace {name}, which may ask for the sidecar, could not be read in time")),
-        }
+            Err(_) => return Err(format!("namespace {name}, whose labels must be known, could not be read in time")),
+        };
+        Ok((gate == Gate::Namespace || annotations::namespace_asks(&labels), labels))
     }
 
     /// Tells those who do not see the answer: the log, and the pod's owner.
@@ -252,10 +271,13 @@ fn is_json(content_type: Option<&HeaderValue>) -> bool {
 /// What the fuzz targets reach of this module; there is none of it in a build of another kind.
 #[cfg(fuzzing)]
 pub mod fuzzing {
+    use std::collections::BTreeMap;
+
     use super::{inject, respond, review};
     use crate::cluster::ClusterDns;
     use crate::inject::Subject;
     use crate::limits::ContainerLimits;
+    use crate::profile::Profiles;
     use crate::settings::Settings;
 
     /// The answer to a review, as the API server gets it, or why it is none.
@@ -267,9 +289,16 @@ pub mod fuzzing {
     ) -> Result<Vec<u8>, String> {
         let request = review::Request::read(body).map_err(|bad| bad.to_string())?;
         request.check()?;
-        let limits = ContainerLimits::default();
-        let subject = Subject { pod: &request.object, namespace: &request.namespace, namespace_asks, limits: &limits };
-        let verdict = inject::decide(subject, settings, cluster);
+        let (limits, namespace_labels) = (ContainerLimits::default(), BTreeMap::new());
+        let subject = Subject {
+            pod: &request.object,
+            namespace: &request.namespace,
+            namespace_asks,
+            namespace_labels: &namespace_labels,
+            limits: &limits,
+        };
+        let profiles = Profiles::of_default(settings.profile.clone().unwrap_or_default());
+        let verdict = inject::decide(subject, settings, cluster, &profiles);
         let (outcome, reason) = (verdict.decision.outcome(), verdict.decision.reason());
         let response = respond(request, verdict).map_err(|error| error.to_string())?;
         response.audited(outcome, reason).into_json().map_err(|error| error.to_string())

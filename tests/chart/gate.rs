@@ -25,16 +25,16 @@ struct Case {
 }
 
 /// An API server with nothing around it, under this name; stopped when dropped.
-struct ControlPlane(&'static str);
+pub(crate) struct ControlPlane(&'static str);
 
 /// What a program printed, and what it complained of.
-struct Said {
-    stdout: String,
-    stderr: String,
+pub(crate) struct Said {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl ControlPlane {
-    fn start(name: &'static str) -> Self {
+    pub(crate) fn start(name: &'static str) -> Self {
         let this = Self(name);
         let said = this.cluster(&["up", "--control-plane"], "");
         assert!(said.stdout.contains("is up"), "{}{}", said.stdout, said.stderr);
@@ -42,7 +42,7 @@ impl ControlPlane {
     }
 
     /// Runs kubectl with this document on its standard input.
-    fn kubectl(&self, arguments: &str, document: &Value) -> Said {
+    pub(crate) fn kubectl(&self, arguments: &str, document: &Value) -> Said {
         let words: Vec<&str> = ["exec", "kubectl"].into_iter().chain(arguments.split_whitespace()).collect();
         self.cluster(&words, &document.to_string())
     }

@@ -1,10 +1,12 @@
-//! The Helm chart: what it renders, and which pods its webhook configuration shows to the injector.
+//! The Helm chart: what it renders, which pods its webhook configuration shows to the injector, and what an API server makes of
+//! ProxyProfiles.
 //!
-//! `rendering` needs helm, in PATH or named by the variable `HELM`. `gate` also needs root: it starts an API server by
-//! `tests/cluster/cluster`.
+//! `rendering` needs helm, in PATH or named by the variable `HELM`. `gate` and `profiles` also need root: they start an API server
+//! by `tests/cluster/cluster`.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed, and says why")]
 
 mod gate;
+mod profiles;
 mod rendering;
 
 use std::process::Command;

@@ -125,6 +125,8 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
             r#"{"apiGroups":["admissionregistration.k8s.io"],"resourceNames":["dot-sidecar"],"resources":["mutatingwebhookconfigurations"],"verbs":["get","patch"]}"#,
             r#"{"apiGroups":[""],"resources":["namespaces"],"verbs":["get"]}"#,
             r#"{"apiGroups":[""],"resources":["limitranges"],"verbs":["list","watch"]}"#,
+            r#"{"apiGroups":["dot-sidecar.io"],"resources":["proxyprofiles"],"verbs":["list","watch"]}"#,
+            r#"{"apiGroups":["dot-sidecar.io"],"resourceNames":["default"],"resources":["proxyprofiles"],"verbs":["create","patch"]}"#,
             r#"{"apiGroups":["apps"],"resources":["replicasets"],"verbs":["get"]}"#,
             r#"{"apiGroups":["batch"],"resources":["jobs"],"verbs":["get"]}"#,
             r#"{"apiGroups":["events.k8s.io"],"resources":["events"],"verbs":["create","patch"]}"#,
@@ -174,10 +176,10 @@ fn changed_configuration_starts_new_pods_of_the_injector_and_nothing_else_does()
 #[test]
 fn the_configuration_holds_what_the_values_say_and_leaves_out_what_is_empty() {
     let config = injector_config(&["--set", "profile.upstream.servers={quad9},cluster.domain=corp.example"]);
-    assert_eq!(
-        config["profile"]["upstream"],
-        json!({"servers": ["quad9"], "protocol": "dot", "httpMethod": "post", "strategy": "fastest"})
-    );
+    let upstream = json!({"servers": ["quad9"], "strategy": "fastest", "protocol": "dot", "httpMethod": "post", "idleSeconds": 10});
+    assert_eq!(config["profile"]["upstream"], upstream);
+    assert!(config["profile"]["namespaces"].is_null() && config["profile"]["managed"].is_null());
+    assert_eq!(injector_config(&["--set", "profile.managed=false"])["profile"], Value::Null);
     let cache = json!({"minTtlSeconds": 0, "maxTtlSeconds": 86_400, "staleSeconds": 86_400, "prefetch": true});
     assert_eq!(config["profile"]["cache"], cache);
     assert!(config["profile"].get("clients").is_none());
@@ -268,6 +270,18 @@ fn only_pods_that_ask_can_be_refused_for_want_of_an_injector() {
 }
 
 #[test]
+fn pods_with_a_resolver_of_their_own_fail_closed_where_the_default_profile_serves_them() {
+    let condition = |name, arguments: &[&str]| {
+        let configuration = rendered("MutatingWebhookConfiguration", arguments);
+        webhook(&configuration, name)["matchConditions"][2]["expression"].as_str().unwrap().to_owned()
+    };
+    for name in ["namespace", "unserved"] {
+        assert!(condition(name, &[]).contains("object.spec.dnsPolicy in ['Default', 'None']"));
+        assert!(!condition(name, &["--set", "profile.ownNameservers=replace"]).contains("dnsPolicy"));
+    }
+}
+
+#[test]
 fn the_injectors_own_namespace_and_kube_system_are_excluded_whatever_else_is() {
     let configuration =
         rendered("MutatingWebhookConfiguration", &["--set", "webhook.excludedNamespaces={other,kube-system}"]);
@@ -276,6 +290,18 @@ fn the_injectors_own_namespace_and_kube_system_are_excluded_whatever_else_is() {
             "values": ["kube-system", "release-space", "other"]}]);
         assert_eq!(webhook["namespaceSelector"]["matchExpressions"], expected);
     }
+}
+
+#[test]
+fn the_definition_of_profiles_is_upgraded_with_the_chart_and_stays_when_it_goes_unless_told_otherwise() {
+    let definition = rendered("CustomResourceDefinition", &[]);
+    assert_eq!(definition["metadata"]["name"], "proxyprofiles.dot-sidecar.io");
+    assert_eq!(definition["metadata"]["annotations"], json!({"helm.sh/resource-policy": "keep"}));
+    let leaving = rendered("CustomResourceDefinition", &["--set", "crds.keep=false"]);
+    assert!(leaving["metadata"]["annotations"].is_null());
+    assert_eq!(leaving["spec"], definition["spec"]);
+    let without = render(&["--set", "crds.install=false"]).unwrap();
+    assert!(without.iter().all(|document| document["kind"] != "CustomResourceDefinition"));
 }
 
 #[test]
@@ -297,7 +323,8 @@ fn every_resource_carries_the_common_labels_and_is_told_its_namespace() {
         let metadata = &document["metadata"];
         assert_eq!(metadata["labels"]["team"], "dns", "{document}");
         let kind = document["kind"].as_str().unwrap();
-        let cluster_wide = kind.starts_with("Cluster") || kind == "MutatingWebhookConfiguration";
+        let cluster_wide =
+            kind.starts_with("Cluster") || ["CustomResourceDefinition", "MutatingWebhookConfiguration"].contains(&kind);
         assert_eq!(
             metadata["namespace"],
             if cluster_wide { Value::Null } else { json!("release-space") },

@@ -29,8 +29,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* The injector's configuration. What is empty is left out, so that the proxy's own default holds. */}}
 {{- define "dot-sidecar.config" -}}
-{{- $profile := deepCopy .Values.profile }}
-{{- if not $profile.cache.size }}{{ $_ := unset $profile.cache "size" }}{{ end }}
+{{- $profile := omit (deepCopy .Values.profile) "managed" }}
+{{- if $profile.cache.size }}{{ $_ := set $profile.cache "size" (toString $profile.cache.size) }}{{ else }}{{ $_ := unset $profile.cache "size" }}{{ end }}
+{{- if not $profile.namespaces }}{{ $_ := unset $profile "namespaces" }}{{ end }}
 {{- if not $profile.upstream.ca }}{{ $_ := unset $profile.upstream "ca" }}{{ end }}
 {{- if not $profile.upstream.pins }}{{ $_ := unset $profile.upstream "pins" }}{{ end }}
 {{- if not $profile.clients }}{{ $_ := unset $profile "clients" }}{{ end }}
@@ -41,5 +42,5 @@ sidecar:
   imagePullPolicy: {{ .Values.sidecar.image.pullPolicy }}
   runAsUser: {{ if include "dot-sidecar.openshift" . }}null{{ else }}{{ toJson .Values.sidecar.runAsUser }}{{ end }}
 cluster: {{- toYaml .Values.cluster | nindent 2 }}
-profile: {{- toYaml $profile | nindent 2 }}
+profile: {{- if .Values.profile.managed }}{{ toYaml $profile | nindent 2 }}{{ else }} null{{ end }}
 {{- end }}

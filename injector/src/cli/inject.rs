@@ -10,7 +10,7 @@ use crate::inject::Decision;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Pods and the pod templates of Deployments, StatefulSets, DaemonSets, ReplicaSets, ReplicationControllers, \
-Jobs, CronJobs and Lists are decided about; Namespaces and LimitRanges in the same input are heeded; other documents pass through \
+Jobs, CronJobs and Lists are decided about; Namespaces, LimitRanges and ProxyProfiles in the same input are heeded (where there is none called default, it is that of --config); other documents pass through \
 as they are.\n\nWhere a pod is denied, the reason is on standard error, nothing is printed, and the exit code is 1.\n\nExample:\n  \
 dot-injector inject -f pod.yaml --cluster-dns 10.96.0.10 | kubectl apply -f -"
 )]

@@ -9,6 +9,7 @@ use clap::Args;
 use super::Failure;
 use crate::cluster::{ClusterDns, ResolvConf};
 use crate::manifest::{Finding, Manifest, Surroundings};
+use crate::profile::Profiles;
 use crate::settings::Settings;
 
 /// Manifests, and what the cluster is like.
@@ -70,7 +71,8 @@ impl Offline {
         }
         // This machine's resolv.conf says nothing about the cluster.
         let cluster = ClusterDns::new(&settings.cluster, &ResolvConf::default()).map_err(Failure::usage)?;
-        Ok(Surroundings { namespace: self.namespace.clone(), settings, cluster })
+        let profiles = Profiles::of_default(settings.profile.clone().unwrap_or_default());
+        Ok(Surroundings { namespace: self.namespace.clone(), settings, cluster, profiles })
     }
 }
 

@@ -23,7 +23,7 @@ pod, where the configuration does not say them.\n\nSIGTERM: no longer ready, a f
 is finished; exit 0."
 )]
 pub(super) struct Serve {
-    /// Configuration in YAML: sidecar, cluster, profile (left out: the defaults)
+    /// Configuration in YAML: sidecar, cluster, and the ProxyProfile default that is to be kept (left out: the defaults)
     #[arg(long, value_name = "FILE", env = "DOT_INJECTOR_CONFIG")]
     config: Option<PathBuf>,
     /// Where the API server sends admission reviews (HTTPS)

@@ -1,14 +1,18 @@
 //! The pod's DNS fields, and which names the proxy asks of cluster DNS: what a ClusterFirst pod would have had, with the
 //! proxy in the place of cluster DNS.
 
-use dot_proxy_config::{Route, Suffix};
+use std::net::IpAddr;
+
+use dot_proxy_config::{Route, Server, Suffix};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cluster::ClusterDns;
+use crate::profile::{self, OwnNameservers, Profile};
 
 use super::LOOPBACK;
-use super::pod::DnsConfig;
+use super::pod::{DnsConfig, Spec};
+use super::refusal::Refusal;
 
 /// A resolver option, as in resolv.conf and in `spec.dnsConfig.options`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,13 +54,23 @@ impl DnsOption {
 }
 
 impl Resolution {
-    /// Joins what the cluster gives every pod of the namespace with the pod's own dnsConfig, as the kubelet does: suffixes
-    /// without doubles, the pod's last; its options win by name. What exceeds the API's limits is left out, and said.
-    pub(super) fn new(cluster: &ClusterDns, namespace: &str, own: &DnsConfig, warnings: &mut Vec<String>) -> Self {
+    /// Joins what the pod's dnsPolicy gives it with its own dnsConfig, as the kubelet does: suffixes without doubles, the pod's
+    /// last; its options win by name. What exceeds the API's limits is left out, and said.
+    pub(super) fn new(cluster: &ClusterDns, namespace: &str, pod: &Spec, warnings: &mut Vec<String>) -> Self {
+        let own = &pod.dns_config;
+        let (given, options): (Vec<String>, &[DnsOption]) = match pod.dns_policy.as_deref() {
+            // The kubelet gives it nothing but its own.
+            Some("None") => (Vec::new(), &[]),
+            // It has its node's resolv.conf.
+            Some("Default") => (cluster.searches.clone(), &[]),
+            _ => {
+                let of_namespace = cluster.namespace_searches(namespace).into_iter();
+                (of_namespace.chain(cluster.searches.clone()).collect(), &cluster.options)
+            }
+        };
         let mut searches: Vec<String> = Vec::new();
         let mut left_out: Vec<String> = Vec::new();
-        let all = cluster.namespace_searches(namespace).into_iter().chain(cluster.searches.clone());
-        for search in all.chain(own.searches.iter().cloned()) {
+        for search in given.into_iter().chain(own.searches.iter().cloned()) {
             if searches.iter().any(|earlier| same_name(earlier, &search)) {
                 continue;
             }
@@ -73,7 +87,7 @@ impl Resolution {
                 left_out.join(" ")
             ));
         }
-        Self { searches, options: merged(&cluster.options, &own.options) }
+        Self { searches, options: merged(options, &own.options) }
     }
 
     /// The pod's `spec.dnsConfig`: the proxy and nothing beside it, since a second nameserver is a leak.
@@ -85,21 +99,21 @@ impl Resolution {
 /// The routes of a pod: to cluster DNS what the cluster alone can answer, and the profile's own.
 ///
 /// Search suffixes outside the cluster's domain go to cluster DNS as well, where they were answered before, unless the
-/// profile routes them elsewhere.
+/// profile routes them elsewhere, or leaves them to the pod's own nameservers.
 pub(super) fn routes(
     cluster: &ClusterDns,
-    profile_routes: &[Route],
+    profile: &Profile,
     resolution: &Resolution,
     own: &DnsConfig,
     warnings: &mut Vec<String>,
-) -> Vec<Route> {
-    let elsewhere = |suffix: &Suffix| profile_routes.iter().flat_map(|route| &route.suffixes).any(|own| own == suffix);
-    let covered_elsewhere =
-        |suffix: &Suffix| profile_routes.iter().flat_map(|route| &route.suffixes).any(|own| own.covers(suffix));
-    let mut suffixes = vec![cluster.domain.clone()];
+) -> Result<Vec<Route>, Refusal> {
+    let of_profile: Vec<&Suffix> = profile.routes.iter().flat_map(|route| &route.suffixes).collect();
+    let kept = kept_nameservers(profile.own_nameservers, own)?;
+    let (mut suffixes, mut of_own) = (vec![cluster.domain.clone()], Vec::<Suffix>::new());
     // The root (`.`) parses as no suffix: it stays in resolv.conf, where it means "as it is", and is routed nowhere.
     for suffix in resolution.searches.iter().filter_map(|search| search.parse::<Suffix>().ok()) {
-        if suffixes.iter().any(|earlier| earlier.covers(&suffix)) || covered_elsewhere(&suffix) {
+        let covers = |earlier: &Suffix| earlier.covers(&suffix);
+        if suffixes.iter().chain(&of_own).any(covers) || of_profile.iter().any(|routed| covers(routed)) {
             continue;
         }
         // Those of the nodes are the administrator's, and told once, in the log.
@@ -107,15 +121,36 @@ pub(super) fn routes(
         if is_the_pods && is_single_label(&suffix) {
             warnings.push(single_label_warning(&suffix));
         }
-        suffixes.push(suffix);
+        if is_the_pods && !kept.is_empty() { of_own.push(suffix) } else { suffixes.push(suffix) }
     }
     suffixes.extend(private_reverse_zones().filter_map(|zone| zone.parse().ok()));
-    suffixes.retain(|suffix| !elsewhere(suffix));
-    let mut routes = profile_routes.to_vec();
+    suffixes.retain(|suffix| !of_profile.contains(&suffix));
+    let mut routes = Vec::new();
     if !suffixes.is_empty() {
-        routes.insert(0, Route::new(suffixes, cluster.plain_servers()));
+        routes.push(Route::new(suffixes, cluster.plain_servers()));
     }
-    routes
+    if !of_own.is_empty() {
+        routes.push(Route::new(of_own, kept));
+    }
+    routes.extend(profile.routes.iter().map(profile::Route::to_config));
+    Ok(routes)
+}
+
+/// The nameservers in the pod's dnsConfig that go on answering names under its search suffixes.
+fn kept_nameservers(policy: OwnNameservers, own: &DnsConfig) -> Result<Vec<Server>, Refusal> {
+    if policy != OwnNameservers::KeepForSearches {
+        return Ok(Vec::new());
+    }
+    let server = |written: &String| {
+        let address: IpAddr = written
+            .parse()
+            .map_err(|_| Refusal::Malformed(format!("spec.dnsConfig.nameservers: {written:?} is no IP address")))?;
+        if address.to_canonical().is_loopback() {
+            return Err(Refusal::OwnResolverInPod { value: written.clone() });
+        }
+        Ok(Server::Plain((address, 53).into()))
+    };
+    own.nameservers.iter().map(server).collect()
 }
 
 /// What is wrong with search suffixes that all pods get, for the log.
@@ -172,9 +207,17 @@ mod tests {
         }
     }
 
+    fn pod(policy: &str, own: DnsConfig) -> Spec {
+        Spec { dns_policy: Some(policy.to_owned()), dns_config: own, ..Spec::default() }
+    }
+
     fn resolution(cluster: &ClusterDns, own: &DnsConfig) -> (Resolution, Vec<String>) {
         let mut warnings = Vec::new();
-        (Resolution::new(cluster, "shop", own, &mut warnings), warnings)
+        (Resolution::new(cluster, "shop", &pod("ClusterFirst", own.clone()), &mut warnings), warnings)
+    }
+
+    fn routing(routes: &[profile::Route]) -> Profile {
+        Profile { routes: routes.to_vec(), ..Profile::default() }
     }
 
     fn cluster_suffixes(routes: &[Route]) -> Vec<&str> {
@@ -219,7 +262,7 @@ mod tests {
         let cluster = cluster(&["corp.example"]);
         let own = own(&["eu.corp.example", "team.example", "x.cluster.local", "."], &[]);
         let (resolution, mut warnings) = resolution(&cluster, &own);
-        let routes = routes(&cluster, &[], &resolution, &own, &mut warnings);
+        let routes = routes(&cluster, &routing(&[]), &resolution, &own, &mut warnings).unwrap();
         assert_eq!(routes.len(), 1);
         assert_eq!(cluster_suffixes(&routes), ["cluster.local", "corp.example", "team.example"]);
         assert_eq!(routes[0].servers[0].to_string(), "udp://10.96.0.10:53");
@@ -234,17 +277,17 @@ mod tests {
 
     #[test]
     fn what_the_profile_routes_elsewhere_does_not_go_to_cluster_dns() {
-        let profile: Vec<Route> = serde_json::from_value(json!([
+        let profile: Vec<profile::Route> = serde_json::from_value(json!([
             {"suffixes": ["corp.example", "10.in-addr.arpa"], "servers": ["udp://192.0.2.1"]}
         ]))
         .unwrap();
         let cluster = cluster(&["eu.corp.example"]);
         let own = own(&["corp.example"], &[]);
         let (resolution, mut warnings) = resolution(&cluster, &own);
-        let routes = routes(&cluster, &profile, &resolution, &own, &mut warnings);
+        let routes = routes(&cluster, &routing(&profile), &resolution, &own, &mut warnings).unwrap();
         assert_eq!(cluster_suffixes(&routes), ["cluster.local"]);
         assert!(routes[0].suffixes.iter().all(|suffix| suffix.as_str() != "10.in-addr.arpa"));
-        assert_eq!(routes[1..], profile);
+        assert_eq!(routes[1..], [profile[0].to_config()]);
     }
 
     #[test]
@@ -252,9 +295,54 @@ mod tests {
         let nodes = cluster(&["lan"]);
         let pods = own(&["internal"], &[]);
         let (resolution, mut warnings) = resolution(&nodes, &pods);
-        routes(&nodes, &[], &resolution, &pods, &mut warnings);
+        routes(&nodes, &routing(&[]), &resolution, &pods, &mut warnings).unwrap();
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("\"internal\" is a whole top-level domain"), "{warnings:?}");
         assert!(search_warnings(&nodes)[0].contains("\"lan\""));
+    }
+
+    #[test]
+    fn a_pod_keeps_the_searches_that_its_dns_policy_gave_it_and_no_others() {
+        let cluster = cluster(&["corp.example"]);
+        let searches = |policy| {
+            let pod = pod(policy, own(&["team.example"], &["edns0"]));
+            let resolution = Resolution::new(&cluster, "shop", &pod, &mut Vec::new());
+            (resolution.searches.join(" "), resolution.options.len())
+        };
+        assert_eq!(searches("None"), ("team.example".to_owned(), 1));
+        assert_eq!(searches("Default"), ("corp.example team.example".to_owned(), 1));
+        assert!(searches("ClusterFirst").0.starts_with("shop.svc.cluster.local "));
+        assert_eq!(searches("ClusterFirst").1, 2);
+    }
+
+    #[test]
+    fn names_under_a_pods_searches_go_to_its_own_nameservers_where_the_profile_says_so() {
+        let cluster = cluster(&["corp.example"]);
+        let mut own = own(&["team.example", "x.cluster.local"], &[]);
+        own.nameservers = vec!["192.0.2.7".to_owned(), "2001:db8::7".to_owned()];
+        let routes_by = |policy| {
+            let profile = Profile { own_nameservers: policy, ..Profile::default() };
+            let resolution = Resolution::new(&cluster, "shop", &pod("None", own.clone()), &mut Vec::new());
+            routes(&cluster, &profile, &resolution, &own, &mut Vec::new()).unwrap()
+        };
+        let kept = routes_by(OwnNameservers::KeepForSearches);
+        assert_eq!(cluster_suffixes(&kept), ["cluster.local"]);
+        assert_eq!(kept[1].suffixes.iter().map(Suffix::as_str).collect::<Vec<_>>(), ["team.example"]);
+        let servers: Vec<_> = kept[1].servers.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["udp://192.0.2.7:53", "udp://[2001:db8::7]:53"]);
+        let replaced = routes_by(OwnNameservers::Replace);
+        assert_eq!(replaced.len(), 1);
+        assert_eq!(cluster_suffixes(&replaced), ["cluster.local", "team.example"]);
+    }
+
+    #[test]
+    fn a_nameserver_in_the_pod_itself_cannot_be_asked_on() {
+        for (address, code) in
+            [("127.0.0.1", "own-resolver-in-pod"), ("::1", "own-resolver-in-pod"), ("x", "malformed")]
+        {
+            let own = DnsConfig { nameservers: vec![address.to_owned()], ..DnsConfig::default() };
+            assert_eq!(kept_nameservers(OwnNameservers::KeepForSearches, &own).unwrap_err().code(), code);
+            assert_eq!(kept_nameservers(OwnNameservers::Replace, &own), Ok(Vec::new()));
+        }
     }
 }

@@ -1,16 +1,20 @@
 //! What in a pod stands in the way of the sidecar.
 
+use crate::profile::OwnNameservers;
+
 use super::pod::{Container, Pod, Spec};
 use super::refusal::Refusal;
 use super::sidecar::{ADMIN_PORT, CONTAINER, VOLUME};
 use super::{PORT, original};
 
 /// The first thing that stands in the way, if any. The pod is without anything of ours.
-pub(super) fn find(pod: &Pod) -> Result<(), Refusal> {
+pub(super) fn find(pod: &Pod, own_nameservers: OwnNameservers) -> Result<(), Refusal> {
     let spec = &pod.spec;
     windows(spec)?;
     host_network(spec)?;
-    own_resolver(spec)?;
+    if own_nameservers == OwnNameservers::Refuse {
+        own_resolver(spec)?;
+    }
     names_taken(spec)?;
     low_ports_closed(spec)?;
     spec.all_containers().try_for_each(|container| {

@@ -91,7 +91,7 @@ pub(super) struct Sysctl {
     pub(super) value: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct DnsConfig {
     pub(super) nameservers: Vec<String>,

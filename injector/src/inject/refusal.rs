@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::annotations::{BadValue, Override};
+use crate::profile;
 
 /// Why a pod that asks for the sidecar cannot have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,11 @@ pub enum Refusal {
         /// `spec.dnsPolicy` or `spec.dnsConfig.nameservers`.
         field: &'static str,
         /// What it says.
+        value: String,
+    },
+    /// Names are to be asked of a server of the pod's own that is on loopback, where the proxy is.
+    OwnResolverInPod {
+        /// Its address.
         value: String,
     },
     /// A mount hides the resolv.conf that the kubelet writes.
@@ -81,6 +87,22 @@ pub enum Refusal {
     NoSuchProfile {
         /// The name.
         name: String,
+        /// The profile that was perhaps meant.
+        nearest: Option<String>,
+    },
+    /// The profile cannot be used.
+    ProfileUnusable {
+        /// The profile.
+        profile: String,
+        /// The field, what is wrong with it, and the remedy.
+        error: String,
+    },
+    /// The profile may not be used in the pod's namespace.
+    ProfileNotHere {
+        /// The profile.
+        profile: String,
+        /// The namespace.
+        namespace: String,
     },
     /// The pod's configuration would not fit into its annotation.
     ConfigTooLarge {
@@ -101,6 +123,7 @@ impl Refusal {
             Self::Windows { .. } => "windows",
             Self::PortTaken { .. } => "port-taken",
             Self::OwnResolver { .. } => "own-resolver",
+            Self::OwnResolverInPod { .. } => "own-resolver-in-pod",
             Self::ResolvConfMounted { .. } => "resolv-conf-mounted",
             Self::LowPortsClosed { .. } => "low-ports-closed",
             Self::UserNotMapped { .. } => "user-not-mapped",
@@ -110,15 +133,17 @@ impl Refusal {
             Self::NotAllowed { .. } => "annotation-not-allowed",
             Self::OptOutNotAllowed { .. } => "opt-out-not-allowed",
             Self::NoSuchProfile { .. } => "no-such-profile",
+            Self::ProfileUnusable { .. } => "profile-unusable",
+            Self::ProfileNotHere { .. } => "profile-not-here",
             Self::ConfigTooLarge { .. } => "config-too-large",
             Self::ConfigRefused(_) => "config-refused",
             Self::Malformed(_) => "malformed",
         }
     }
 
-    /// Whether the cause is something that the pod's author wrote for us. Such a pod asks for the sidecar, in a way that
-    /// cannot be followed, so it is denied even where its namespace alone asks.
-    pub fn is_about_annotations(&self) -> bool {
+    /// Whether the cause is what somebody wrote for us, be it the pod's author or the profile's. What was asked for cannot be
+    /// followed then, so the pod is denied even where its namespace alone asks.
+    pub fn is_about_the_request(&self) -> bool {
         matches!(
             self,
             Self::BadValue(_)
@@ -126,6 +151,8 @@ impl Refusal {
                 | Self::NotAllowed { .. }
                 | Self::OptOutNotAllowed { .. }
                 | Self::NoSuchProfile { .. }
+                | Self::ProfileUnusable { .. }
+                | Self::ProfileNotHere { .. }
         )
     }
 }
@@ -149,7 +176,11 @@ impl fmt::Display for Refusal {
             ),
             Self::OwnResolver { field, value } => write!(
                 f,
-                "{field}: {value}: the proxy cannot know which names those servers answer: remove the field, so that cluster DNS and the profile's upstream answer, {OPT_OUT}"
+                "{field}: {value}: the proxy cannot know which names those servers answer: remove the field, so that cluster DNS and the profile's upstream answer, have the administrator set the profile's ownNameservers, {OPT_OUT}"
+            ),
+            Self::OwnResolverInPod { value } => write!(
+                f,
+                "spec.dnsConfig.nameservers: {value} is in the pod itself, where the proxy takes its place, and cannot be asked on: remove it, {OPT_OUT}"
             ),
             Self::ResolvConfMounted { container, path } => write!(
                 f,
@@ -181,9 +212,24 @@ impl fmt::Display for Refusal {
                 f,
                 r#"annotation dot-sidecar.io/inject: "false": profile {profile:?} does not let the pods of this namespace decline the sidecar: remove the annotation, or have the administrator set the profile's optOut"#
             ),
-            Self::NoSuchProfile { name } => write!(
+            Self::NoSuchProfile { name, .. } if name == profile::DEFAULT => write!(
                 f,
-                r#"annotation dot-sidecar.io/profile: there is no profile {name:?}: remove the annotation, or write "default""#
+                "there is no ProxyProfile {name:?}, which pods get that name none: have the administrator create it, or name another one by the annotation dot-sidecar.io/profile (kubectl get proxyprofiles)"
+            ),
+            Self::NoSuchProfile { name, nearest: Some(nearest) } => write!(
+                f,
+                "annotation dot-sidecar.io/profile: there is no ProxyProfile {name:?}: did you mean {nearest:?}? (kubectl get proxyprofiles shows all)"
+            ),
+            Self::NoSuchProfile { name, nearest: None } => write!(
+                f,
+                r#"annotation dot-sidecar.io/profile: there is no ProxyProfile {name:?}: name one that exists (kubectl get proxyprofiles), or remove the annotation to have "default""#
+            ),
+            Self::ProfileUnusable { profile, error } => {
+                write!(f, "ProxyProfile {profile:?} cannot be used: spec.{error}: have the administrator correct it")
+            }
+            Self::ProfileNotHere { profile, namespace } => write!(
+                f,
+                "ProxyProfile {profile:?} may not be used in the namespace {namespace}: name another one by the annotation dot-sidecar.io/profile, or have the administrator add the namespace to the profile's namespaces"
             ),
             Self::ConfigTooLarge { bytes } => write!(
                 f,

@@ -133,8 +133,8 @@ impl Kind {
 
     /// In a Guaranteed pod: one amount for both.
     fn guaranteed(&self, asked: Share, profile: &profile::Resources) -> Share {
-        let of_profile = || profile.limits.get(self.name).copied();
-        let at_least = || profile.requests.get(self.name).map_or(self.limit, |request| self.limit.max(*request));
+        let of_profile = || profile.limits.of(self.name);
+        let at_least = || profile.requests.of(self.name).map_or(self.limit, |request| self.limit.max(request));
         let amount = asked.limit.or(asked.request).or_else(of_profile).unwrap_or_else(at_least);
         Share { request: Some(amount), limit: Some(amount) }
     }
@@ -145,10 +145,10 @@ impl Kind {
         let all_requested = every_container(spec, |container| {
             container.resources.requests.contains_key(self.name) || container.resources.limits.contains_key(self.name)
         });
-        let of_profile = profile.requests.get(self.name).copied();
+        let of_profile = profile.requests.of(self.name);
         let limit = asked
             .limit
-            .or_else(|| profile.limits.get(self.name).copied())
+            .or_else(|| profile.limits.of(self.name))
             .or_else(|| all_limited.then(|| self.limit.max(asked.request.or(of_profile).unwrap_or(self.request))));
         let fallback = of_profile.or_else(|| all_requested.then_some(self.request));
         let request =

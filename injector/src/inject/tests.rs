@@ -1,6 +1,7 @@
 //! What is decided about pods, and what it makes of them.
 
 mod copies;
+mod profiles;
 mod properties;
 mod resources;
 
@@ -46,8 +47,10 @@ fn asking(spec: Value) -> Value {
 fn decide_with(pod: &Value, namespace_asks: bool, settings: &Settings, limits: &[Value]) -> Verdict {
     let mut container_limits = ContainerLimits::default();
     limits.iter().for_each(|limit_range| container_limits.add(limit_range).unwrap());
-    let subject = Subject { pod, namespace: NAMESPACE, namespace_asks, limits: &container_limits };
-    decide(subject, settings, &cluster())
+    let labels = BTreeMap::new();
+    let subject =
+        Subject { pod, namespace: NAMESPACE, namespace_asks, namespace_labels: &labels, limits: &container_limits };
+    decide(subject, settings, &cluster(), &Profiles::of_default(settings.profile.clone().unwrap()))
 }
 
 fn decide_asked(pod: &Value) -> Verdict {
@@ -411,8 +414,9 @@ fn the_profiles_authorities_and_pins_are_not_for_well_known_resolvers() {
 
 #[test]
 fn a_configuration_too_large_for_an_annotation_is_refused() {
-    let suffixes: Vec<String> = (0..3000).map(|number| format!("a-rather-long-suffix-{number}.example")).collect();
-    let yaml = json!({"profile": {"routes": [{"suffixes": suffixes, "servers": ["udp://192.0.2.1"]}]}}).to_string();
+    let suffixes = |route| (0..100).map(move |number| format!("a-rather-long-suffix-{route}-{number}.example"));
+    let route = |number| json!({"suffixes": suffixes(number).collect::<Vec<_>>(), "servers": ["udp://192.0.2.1"]});
+    let yaml = json!({"profile": {"routes": (0..30).map(route).collect::<Vec<_>>()}}).to_string();
     let verdict = decide_with(&asking(json!({})), false, &settings(&yaml), &[]);
     assert_eq!(denied(&verdict).code(), "config-too-large");
     assert!(denied(&verdict).to_string().contains("65536 fit"));
@@ -435,10 +439,10 @@ fn what_is_no_pod_is_refused_and_never_panics() {
 }
 
 #[test]
-fn only_a_pod_that_says_true_itself_is_decided_without_its_namespace() {
-    assert!(!depends_on_namespace(&asking(json!({}))));
+fn only_a_pod_that_says_true_itself_is_decided_without_what_its_namespace_asks() {
+    assert!(!depends_on_asking(&asking(json!({}))));
     for annotations in [json!({}), json!({"dot-sidecar.io/inject": "false"}), json!({"dot-sidecar.io/inject": "maybe"})]
     {
-        assert!(depends_on_namespace(&pod(annotations, json!({}))));
+        assert!(depends_on_asking(&pod(annotations, json!({}))));
     }
 }

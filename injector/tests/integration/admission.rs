@@ -5,7 +5,7 @@ use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::api_server::ApiServer;
+use crate::api_server::{ApiServer, PROFILES};
 use crate::http::Version;
 use crate::injector::{Injector, eventually, patched, post, review};
 
@@ -89,6 +89,37 @@ async fn where_a_pod_says_nothing_itself_its_namespace_is_asked() {
     let unknown = injector.review(ANNOTATED, "missing", &tuned).await;
     assert_eq!((&unknown["allowed"], &unknown["status"]["code"]), (&json!(false), &json!(500)));
     assert!(unknown["status"]["message"].as_str().unwrap().contains("namespace missing"), "{unknown}");
+}
+
+#[tokio::test]
+async fn a_pod_gets_the_profile_that_it_names_where_the_namespaces_labels_allow_it() {
+    let api = ApiServer::new();
+    api.profile(
+        "strict",
+        json!({"upstream": {"servers": ["quad9"]}, "namespaces": {"selector": {"matchLabels": {"team": "a"}}}}),
+    );
+    api.put("/api/v1/namespaces/ours", json!({"metadata": {"name": "ours", "labels": {"team": "a"}}}));
+    api.put("/api/v1/namespaces/theirs", json!({"metadata": {"name": "theirs"}}));
+    let injector = Injector::ready(&api).await;
+    let named = pod(&json!({"dot-sidecar.io/inject": "true", "dot-sidecar.io/profile": "strict"}));
+    let after = patched(&injector.review(ANNOTATED, "ours", &named).await, &named);
+    let config = after["metadata"]["annotations"]["dot-sidecar.io/config"].as_str().unwrap();
+    assert!(config.contains(r#""servers":["quad9"]"#), "{config}");
+    let elsewhere = injector.review(ANNOTATED, "theirs", &named).await;
+    assert_eq!(elsewhere["allowed"], false);
+    let message = elsewhere["status"]["message"].as_str().unwrap();
+    assert!(message.contains(r#""strict" may not be used in the namespace theirs"#), "{message}");
+}
+
+#[tokio::test]
+async fn the_default_profile_is_kept_as_the_configuration_says_it() {
+    let api = ApiServer::new();
+    api.profile("default", json!({"upstream": {"servers": ["google"]}}));
+    let injector = Injector::ready(&api).await;
+    let path = format!("{PROFILES}/default");
+    let server = || api.get(&path).unwrap()["spec"]["upstream"]["servers"].clone();
+    eventually("the profile is written", async || server() == json!(["cloudflare"])).await;
+    injector.stop().await;
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 pub(crate) const SECRET: &str = "/api/v1/namespaces/dot-sidecar/secrets/dot-injector-tls";
 pub(crate) const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/dot-sidecar";
+pub(crate) const PROFILES: &str = "/apis/dot-sidecar.io/v1alpha1/proxyprofiles";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/dot-sidecar/deployments/dot-injector";
 
 /// What is stored, and what was asked. Clones share it.
@@ -36,11 +37,20 @@ impl ApiServer {
         };
         let webhooks = json!([entry("annotated.dot-sidecar.io"), entry("namespace.dot-sidecar.io")]);
         server.put(WEBHOOKS, json!({"metadata": {"name": "dot-sidecar"}, "webhooks": webhooks}));
+        server.profile("default", json!({}));
         server
     }
 
     pub(crate) fn put(&self, path: &str, object: Value) {
         self.0.lock().unwrap().objects.insert(path.to_owned(), object);
+    }
+
+    /// Stores a profile. Who watches already is not told.
+    #[expect(clippy::needless_pass_by_value, reason = "called with literals")]
+    pub(crate) fn profile(&self, name: &str, spec: Value) {
+        let metadata = json!({"name": name});
+        let profile = json!({"apiVersion": "dot-sidecar.io/v1alpha1", "kind": "ProxyProfile", "metadata": metadata, "spec": spec});
+        self.put(&format!("{PROFILES}/{name}"), profile);
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
@@ -87,13 +97,10 @@ impl State {
             self.writes.push(format!("{method} {path}"));
         }
         if *method == Method::GET && path == "/api/v1/limitranges" {
-            let prefix = "/limitranges/";
-            let items: Vec<&Value> =
-                self.objects.iter().filter(|(path, _)| path.contains(prefix)).map(|(_, object)| object).collect();
-            return (
-                200,
-                json!({"apiVersion": "v1", "kind": "LimitRangeList", "metadata": {"resourceVersion": "1"}, "items": items}),
-            );
+            return self.list("v1", "LimitRangeList", "/limitranges/");
+        }
+        if *method == Method::GET && path == PROFILES {
+            return self.list("dot-sidecar.io/v1alpha1", "ProxyProfileList", "/proxyprofiles/");
         }
         match *method {
             Method::GET => match self.objects.get(path) {
@@ -115,7 +122,9 @@ impl State {
                     Some(_) => self.store(path.to_owned(), sent),
                 }
             }
-            // Server-side apply of the bundles, the one patch that the injector sends.
+            // Server-side apply of the default profile …
+            Method::PATCH if path.starts_with(PROFILES) => self.store(path.to_owned(), sent),
+            // … and of the bundles.
             Method::PATCH => {
                 let mut object = self.objects.get(path).cloned().unwrap();
                 for applied in sent["webhooks"].as_array().unwrap() {
@@ -127,6 +136,12 @@ impl State {
             }
             _ => status(405, "MethodNotAllowed"),
         }
+    }
+
+    fn list(&self, api_version: &str, kind: &str, part: &str) -> (u16, Value) {
+        let items = self.objects.iter().filter(|(path, _)| path.contains(part)).map(|(_, object)| object);
+        let (metadata, items) = (json!({"resourceVersion": "1"}), items.collect::<Vec<_>>());
+        (200, json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "items": items}))
     }
 
     fn store(&mut self, path: String, mut object: Value) -> (u16, Value) {

@@ -159,3 +159,36 @@ fn wrong_usage_exits_2_and_names_the_flag_or_field() {
         assert!(errors.contains(words), "{arguments:?}: {errors}");
     }
 }
+
+#[test]
+fn the_chart_carries_the_definition_that_crd_prints() {
+    let printed = text(&run(&["crd"], "").stdout);
+    let carried = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dot-sidecar/files/proxyprofiles.yaml");
+    assert!(std::fs::read_to_string(carried).unwrap() == printed, "run make manifests and commit the result");
+}
+
+#[test]
+fn profiles_of_the_input_are_heeded_before_that_of_the_configuration() {
+    let profile = |name: &str, server: &str| {
+        format!("kind: ProxyProfile\nmetadata: {{name: {name}}}\nspec: {{upstream: {{servers: [{server}]}}}}\n---\n")
+    };
+    let pod = |annotations: &str| {
+        format!(
+            "kind: Pod\nmetadata: {{name: p, annotations: {{dot-sidecar.io/inject: 'true'{annotations}}}}}\nspec: {{containers: [{{name: a, image: a}}]}}\n---\n"
+        )
+    };
+    let named = ", dot-sidecar.io/profile: strict";
+    let both = format!("{}{}", pod(""), pod(named));
+    let servers = |input: &str| {
+        let config = |pod: &Value| pod["metadata"]["annotations"]["dot-sidecar.io/config"].as_str().unwrap().to_owned();
+        let documents = documents(&inject(input));
+        let pods = documents.iter().filter(|document| document["kind"] == "Pod");
+        let server = |config: String| serde_json::from_str::<Value>(&config).unwrap()["upstream"]["servers"][0].clone();
+        pods.map(|pod| server(config(pod))).collect::<Vec<_>>()
+    };
+    assert_eq!(servers(&format!("{}{both}", profile("strict", "quad9"))), ["cloudflare", "quad9"]);
+    assert_eq!(servers(&format!("{}{}", profile("default", "google"), pod(""))), ["google"]);
+    let missing = inject(&both);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("there is no ProxyProfile \"strict\""), "{}", text(&missing.stderr));
+}

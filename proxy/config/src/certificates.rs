@@ -5,11 +5,15 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::ParseError;
+use crate::rules::{Rules, rule, words};
 use crate::text::written_as_text;
 
 /// One or more CA certificates in PEM, checked for form; whether each is a usable trust anchor is for the proxy to say.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CaCertificates(String);
+
+const HOLDS_A_KEY: &str = "holds a private key, which must never be here: give the CA's certificate alone";
+const HOLDS_NONE: &str = "holds no certificate: give PEM text, which begins with -----BEGIN CERTIFICATE-----";
 
 impl CaCertificates {
     /// The PEM text.
@@ -23,16 +27,12 @@ impl FromStr for CaCertificates {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         if text.contains("PRIVATE KEY-----") {
-            return Err(ParseError::new(
-                "holds a private key, which must never be here: give the CA's certificate alone",
-            ));
+            return Err(ParseError::new(HOLDS_A_KEY));
         }
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
         match certificates {
             Ok(certificates) if !certificates.is_empty() => Ok(Self(text.to_owned())),
-            Ok(_) => Err(ParseError::new(
-                "holds no certificate: give PEM text, which begins with -----BEGIN CERTIFICATE-----",
-            )),
+            Ok(_) => Err(ParseError::new(HOLDS_NONE)),
             Err(error) => Err(ParseError::new(format!("is not readable as PEM certificates: {error}"))),
         }
     }
@@ -50,11 +50,22 @@ impl fmt::Debug for CaCertificates {
     }
 }
 
+fn rules() -> Rules {
+    Rules {
+        longest: 60 * 1024, // what fits, with all the rest, into a pod's annotation
+        rules: vec![
+            rule("!self.contains('PRIVATE KEY-----')", &[&words(HOLDS_A_KEY)]),
+            rule("self.contains('-----BEGIN CERTIFICATE-----')", &[&words(HOLDS_NONE)]),
+        ],
+    }
+}
+
 written_as_text!(
     CaCertificates,
     "CaCertificates",
     "CA certificates in PEM: what the upstream's certificate must chain to, instead of the public roots built in.",
-    "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n"
+    "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n",
+    rules()
 );
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod path;
 mod pin;
 mod preset;
 mod protocol;
+mod rules;
 mod server;
 mod size;
 mod strategy;

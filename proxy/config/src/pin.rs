@@ -4,11 +4,15 @@ use std::str::FromStr;
 use data_encoding::BASE64;
 
 use crate::ParseError;
+use crate::rules::{Rules, quoted, rule, words};
 use crate::text::written_as_text;
 
 /// The SHA-256 of a public key (SubjectPublicKeyInfo, RFC 5280 §4.1), written `sha256/BASE64` (RFC 7858 §4.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pin([u8; 32]);
+
+const IS_NO_PIN: &str = "is no pin: write sha256/ and the base64 of the public key's SHA-256 (44 characters), as printed by: \
+     openssl x509 -in server.pem -noout -pubkey | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64";
 
 impl Pin {
     /// The digest.
@@ -22,12 +26,10 @@ impl FromStr for Pin {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let digest = text.strip_prefix("sha256/").and_then(|base64| BASE64.decode(base64.as_bytes()).ok());
-        digest.and_then(|digest| digest.try_into().ok()).map(Self).ok_or_else(|| {
-            ParseError::new(format!(
-                "{text:?} is no pin: write sha256/ and the base64 of the public key's SHA-256 (44 characters), as printed by: \
-                 openssl x509 -in server.pem -noout -pubkey | openssl pkey -pubin -outform der | openssl dgst -sha256 -binary | base64"
-            ))
-        })
+        digest
+            .and_then(|digest| digest.try_into().ok())
+            .map(Self)
+            .ok_or_else(|| ParseError::new(format!("{text:?} {IS_NO_PIN}")))
     }
 }
 
@@ -37,11 +39,18 @@ impl fmt::Display for Pin {
     }
 }
 
+fn rules() -> Rules {
+    // The last digit carries four bits, of six.
+    let condition = "self.matches('^sha256/[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$')";
+    Rules { longest: 128, rules: vec![rule(condition, &[&quoted("self"), &words(&format!(" {IS_NO_PIN}"))])] }
+}
+
 written_as_text!(
     Pin,
     "Pin",
     "sha256/ and the base64 of the SHA-256 of a public key (SubjectPublicKeyInfo, RFC 7858).",
-    "sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+    "sha256/47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+    rules()
 );
 
 #[cfg(test)]

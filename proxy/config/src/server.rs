@@ -2,6 +2,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use crate::rules::{Rules, quoted, rule, words};
 use crate::text::written_as_text;
 use crate::{ParseError, Preset, UrlPath};
 
@@ -49,6 +50,18 @@ const DOQ_PORT: u16 = 853; // RFC 9250 §4.1.1
 const HTTPS_PORT: u16 = 443;
 const DNS_PORT: u16 = 53;
 
+const IS_NO_SERVER: &str = "is no server: write tls://ADDRESS[:PORT]#NAME, https://ADDRESS[:PORT][/PATH]#NAME, quic://ADDRESS[:PORT]#NAME, udp://ADDRESS[:PORT], or one of cloudflare, quad9, google";
+const KNOWN_SCHEMES: &str = "write tls://, https://, quic:// or udp://";
+const NAMES_NO_SERVER: &str = "names no server to authenticate: add #NAME, the name in its certificate, such as ";
+const IS_NO_SERVER_NAME: &str =
+    "is no server name: write the domain name (or address) in the server's certificate, such as cloudflare-dns.com";
+const AUTHENTICATES_NOBODY: &str =
+    "plain DNS authenticates nobody: leave #NAME out, or write tls://, https:// or quic://";
+const IS_NO_ADDRESS: &str = "is no IP address with an optional port (IPv6 in brackets); a host name cannot stand here, since looking it up would leave in the clear";
+const TLS_EXAMPLE: &str = "tls://1.1.1.1:853#cloudflare-dns.com";
+const HTTPS_EXAMPLE: &str = "https://1.1.1.1/dns-query#cloudflare-dns.com";
+const QUIC_EXAMPLE: &str = "quic://9.9.9.9:853#dns.quad9.net";
+
 impl ServerName {
     /// The name as written.
     pub fn as_str(&self) -> &str {
@@ -67,9 +80,7 @@ impl FromStr for ServerName {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         match rustls_pki_types::ServerName::try_from(text) {
             Ok(_) => Ok(Self(text.to_ascii_lowercase())),
-            Err(_) => Err(ParseError::new(format!(
-                "{text:?} is no server name: write the domain name (or address) in the server's certificate, such as cloudflare-dns.com"
-            ))),
+            Err(_) => Err(ParseError::new(format!("{text:?} {IS_NO_SERVER_NAME}"))),
         }
     }
 }
@@ -85,29 +96,22 @@ impl FromStr for Server {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Preset::ALL.into_iter().find(|preset| preset.as_str() == text).map(Self::Preset).ok_or_else(|| {
-                ParseError::new(format!(
-                    "{text:?} is no server: write tls://ADDRESS[:PORT]#NAME, https://ADDRESS[:PORT][/PATH]#NAME, quic://ADDRESS[:PORT]#NAME, udp://ADDRESS[:PORT], or one of cloudflare, quad9, google"
-                ))
-            });
+            let preset = Preset::ALL.into_iter().find(|preset| preset.as_str() == text);
+            return preset.map(Self::Preset).ok_or_else(|| ParseError::new(format!("{text:?} {IS_NO_SERVER}")));
         };
         match scheme {
-            "tls" => authenticated(text, rest, DOT_PORT, "tls://1.1.1.1:853#cloudflare-dns.com").map(Self::Tls),
+            "tls" => authenticated(text, rest, DOT_PORT, TLS_EXAMPLE).map(Self::Tls),
             "https" => parse_https(text, rest).map(Self::Https),
-            "quic" => authenticated(text, rest, DOQ_PORT, "quic://9.9.9.9:853#dns.quad9.net").map(Self::Quic),
+            "quic" => authenticated(text, rest, DOQ_PORT, QUIC_EXAMPLE).map(Self::Quic),
             "udp" => parse_plain(text, rest).map(Self::Plain),
-            _ => Err(ParseError::new(format!(
-                "{text:?}: no transport is called {scheme:?}: write tls://, https://, quic:// or udp://"
-            ))),
+            _ => Err(ParseError::new(format!("{text:?}: no transport is called {scheme:?}: {KNOWN_SCHEMES}"))),
         }
     }
 }
 
 pub(crate) fn authenticated(text: &str, rest: &str, default_port: u16, example: &str) -> Result<TlsServer, ParseError> {
     let Some((address, name)) = rest.split_once('#') else {
-        return Err(ParseError::new(format!(
-            "{text:?} names no server to authenticate: add #NAME, the name in its certificate, such as {example}"
-        )));
+        return Err(ParseError::new(format!("{text:?} {NAMES_NO_SERVER}{example}")));
     };
     Ok(TlsServer { address: parse_address(text, address, default_port)?, name: name.parse()? })
 }
@@ -117,15 +121,13 @@ fn parse_https(text: &str, rest: &str) -> Result<HttpsServer, ParseError> {
     let (address, path) = url.split_at(url.find('/').unwrap_or(url.len()));
     let path = if path.is_empty() { UrlPath::default() } else { path.parse()? };
     let named = if name.is_empty() { address.to_owned() } else { format!("{address}#{name}") };
-    let server = authenticated(text, &named, HTTPS_PORT, "https://1.1.1.1/dns-query#cloudflare-dns.com")?;
+    let server = authenticated(text, &named, HTTPS_PORT, HTTPS_EXAMPLE)?;
     Ok(HttpsServer { server, path })
 }
 
 fn parse_plain(text: &str, rest: &str) -> Result<SocketAddr, ParseError> {
     if rest.contains('#') {
-        return Err(ParseError::new(format!(
-            "{text:?}: plain DNS authenticates nobody: leave #NAME out, or write tls://, https:// or quic://"
-        )));
+        return Err(ParseError::new(format!("{text:?}: {AUTHENTICATES_NOBODY}")));
     }
     parse_address(text, rest, DNS_PORT)
 }
@@ -138,9 +140,7 @@ pub(crate) fn parse_address(text: &str, address: &str, default_port: u16) -> Res
     match parsed {
         Some(address) if address.port() != 0 => Ok(address),
         Some(_) => Err(ParseError::new(format!("{text:?}: no server listens on port 0"))),
-        None => Err(ParseError::new(format!(
-            "{text:?}: {address:?} is no IP address with an optional port (IPv6 in brackets); a host name cannot stand here, since looking it up would leave in the clear"
-        ))),
+        None => Err(ParseError::new(format!("{text:?}: {address:?} {IS_NO_ADDRESS}"))),
     }
 }
 
@@ -156,11 +156,65 @@ impl fmt::Display for Server {
     }
 }
 
+/// What an API server can check of a server. The form of its path, and of the groups of an IPv6 address, only the parser knows.
+fn rules() -> Rules {
+    const OCTET: &str = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    const PORT: &str = "(:0*([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?";
+    const V6: &str = "[0-9A-Fa-f]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*";
+    let v4 = format!(r"{OCTET}(\\.{OCTET}){{3}}");
+    let address = format!(r"({v4}{PORT}|\\[{v4}\\]|\\[{V6}\\]{PORT}|{V6})");
+    // Where the address stands: behind the scheme, as far as a name or, in HTTPS, a path.
+    let of = "(self.startsWith('https://') ? self.split('://')[1].split('#')[0].split('/')[0] : self.split('://')[1].split('#')[0])";
+    let scheme_is_known = "self.matches('^(tls|https|quic|udp)://')";
+    let colon = words(": ");
+    let told = |before: &[&str], text: &str| [before.join(" + "), words(text)].join(" + ");
+    let example = format!(
+        "(self.startsWith('tls') ? {} : self.startsWith('https') ? {} : {})",
+        words(TLS_EXAMPLE),
+        words(HTTPS_EXAMPLE),
+        words(QUIC_EXAMPLE)
+    );
+    let presets = Preset::ALL.map(|preset| format!("'{}'", preset.as_str())).join(", ");
+    let written = quoted("self");
+    Rules {
+        longest: 384, // a name of 253, and a path such as people write
+        rules: vec![
+            rule(
+                &format!("self.contains('://') || self in [{presets}]"),
+                &[&told(&[&written], &format!(" {IS_NO_SERVER}"))],
+            ),
+            rule(
+                &format!("!self.contains('://') || {scheme_is_known}"),
+                &[
+                    &written,
+                    &words(": no transport is called "),
+                    &quoted("self.split('://')[0]"),
+                    &words(&format!(": {KNOWN_SCHEMES}")),
+                ],
+            ),
+            rule(
+                "!self.matches('^(tls|https|quic)://[^#]*$')",
+                &[&told(&[&written], &format!(" {NAMES_NO_SERVER}")), &example],
+            ),
+            rule("!self.matches('^udp://.*#')", &[&told(&[&written], &format!(": {AUTHENTICATES_NOBODY}"))]),
+            rule(
+                &format!("!{scheme_is_known} || {of}.matches('^{address}$')"),
+                &[&told(&[&written, &colon, &quoted(of)], &format!(" {IS_NO_ADDRESS}"))],
+            ),
+            rule(
+                "!self.matches('^(tls|https|quic)://[^#]*#') || self.matches('^[^#]*#[0-9A-Za-z_.:-]+$')",
+                &[&told(&[&quoted("self.split('#', 2)[1]")], &format!(" {IS_NO_SERVER_NAME}"))],
+            ),
+        ],
+    }
+}
+
 written_as_text!(
     Server,
     "Server",
     "tls://ADDRESS[:PORT]#NAME, https://ADDRESS[:PORT][/PATH]#NAME, quic://ADDRESS[:PORT]#NAME, udp://ADDRESS[:PORT] (plain DNS, in routes only), or a preset: cloudflare, quad9, google.",
-    "tls://1.1.1.1:853#cloudflare-dns.com"
+    "tls://1.1.1.1:853#cloudflare-dns.com",
+    rules()
 );
 written_as_text!(ServerName, "ServerName", "The name in a server's certificate.", "cloudflare-dns.com");
 

@@ -2,6 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::ParseError;
+use crate::rules::{Rules, quoted, rule, words};
 use crate::text::written_as_text;
 
 /// A number of bytes, written as Kubernetes writes quantities: `4Mi`, `512Ki`, `100M`, `65536`.
@@ -10,6 +11,8 @@ pub struct ByteSize(u64);
 
 const UNITS: [(&str, u64); 6] =
     [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)];
+
+const IS_NO_SIZE: &str = "is no size: write a whole number of bytes, or one with Ki, Mi, Gi, k, M or G, such as 4Mi";
 
 impl ByteSize {
     /// A size of so many bytes.
@@ -27,11 +30,7 @@ impl FromStr for ByteSize {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let wrong = || {
-            ParseError::new(format!(
-                "{text:?} is no size: write a whole number of bytes, or one with Ki, Mi, Gi, k, M or G, such as 4Mi"
-            ))
-        };
+        let wrong = || ParseError::new(format!("{text:?} {IS_NO_SIZE}"));
         let (number, unit) = UNITS
             .iter()
             .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number, *unit)))
@@ -54,7 +53,15 @@ impl fmt::Display for ByteSize {
     }
 }
 
-written_as_text!(ByteSize, "ByteSize", "A number of bytes, written as Kubernetes writes quantities.", "4Mi");
+fn rules() -> Rules {
+    let message = words(&format!(" {IS_NO_SIZE}"));
+    Rules {
+        longest: 20, // as many digits as the largest number has
+        rules: vec![rule("self.matches('^[0-9]+(Ki|Mi|Gi|k|M|G)?$')", &[&quoted("self"), &message])],
+    }
+}
+
+written_as_text!(ByteSize, "ByteSize", "A number of bytes, written as Kubernetes writes quantities.", "4Mi", rules());
 
 #[cfg(test)]
 mod tests {

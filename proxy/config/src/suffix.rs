@@ -2,6 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::ParseError;
+use crate::rules::{Rules, quoted, rule, words};
 use crate::text::written_as_text;
 
 /// A domain name that stands for itself and everything under it, such as `cluster.local`.
@@ -31,24 +32,24 @@ impl Suffix {
 const LONGEST_LABEL: usize = 63;
 const LONGEST_NAME: usize = 253;
 
+const IS_THE_ROOT: &str = "is the root, which covers every name: name a domain, such as cluster.local; what no suffix covers goes to upstream";
+const IS_NO_NAME: &str =
+    "is no domain name: write labels of letters, digits, - and _, separated by dots, such as cluster.local";
+
 impl FromStr for Suffix {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let name = text.strip_suffix('.').unwrap_or(text);
         if name.is_empty() {
-            return Err(ParseError::new(format!(
-                "{text:?} is the root, which covers every name: name a domain, such as cluster.local; what no suffix covers goes to upstream"
-            )));
+            return Err(ParseError::new(format!("{text:?} {IS_THE_ROOT}")));
         }
         let label_fits = |label: &str| {
             (1..=LONGEST_LABEL).contains(&label.len())
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
         };
         if name.len() > LONGEST_NAME || !name.split('.').all(label_fits) {
-            return Err(ParseError::new(format!(
-                "{text:?} is no domain name: write labels of letters, digits, - and _, separated by dots, such as cluster.local"
-            )));
+            return Err(ParseError::new(format!("{text:?} {IS_NO_NAME}")));
         }
         Ok(Self(name.to_ascii_lowercase()))
     }
@@ -60,7 +61,28 @@ impl fmt::Display for Suffix {
     }
 }
 
-written_as_text!(Suffix, "Suffix", "A domain name that stands for itself and everything under it.", "cluster.local");
+fn rules() -> Rules {
+    let label = format!("[A-Za-z0-9_-]{{1,{LONGEST_LABEL}}}");
+    let message = |text: &str| [quoted("self"), words(&format!(" {text}"))].join(" + ");
+    Rules {
+        longest: LONGEST_NAME + 1, // the final dot
+        rules: vec![
+            rule("self != '' && self != '.'", &[&message(IS_THE_ROOT)]),
+            rule(
+                &format!(r"self == '' || self == '.' || self.matches('^{label}(\\.{label})*\\.?$')"),
+                &[&message(IS_NO_NAME)],
+            ),
+        ],
+    }
+}
+
+written_as_text!(
+    Suffix,
+    "Suffix",
+    "A domain name that stands for itself and everything under it.",
+    "cluster.local",
+    rules()
+);
 
 #[cfg(test)]
 mod tests {

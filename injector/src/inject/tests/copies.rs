@@ -1,10 +1,13 @@
 //! Pods that carry something of ours already: copies, forgeries, the webhook's second call.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::{asking, cluster, decide_asked, decide_in_asking_namespace, denied, injected, pod};
 use crate::inject::{Decision, Subject, decide, patched};
 use crate::limits::ContainerLimits;
+use crate::profile::{Profile, Profiles};
 use crate::settings::Settings;
 
 #[test]
@@ -34,8 +37,15 @@ fn a_copy_of_a_pod_that_its_namespace_asked_for_keeps_the_sidecar_elsewhere() {
 fn a_copy_into_another_namespace_searches_there() {
     let once = injected(&asking(json!({})));
     let limits = ContainerLimits::default();
-    let subject = Subject { pod: &once, namespace: "elsewhere", namespace_asks: false, limits: &limits };
-    let verdict = decide(subject, &Settings::default(), &cluster());
+    let labels = BTreeMap::new();
+    let subject = Subject {
+        pod: &once,
+        namespace: "elsewhere",
+        namespace_asks: false,
+        namespace_labels: &labels,
+        limits: &limits,
+    };
+    let verdict = decide(subject, &Settings::default(), &cluster(), &Profiles::of_default(Profile::default()));
     let after = patched(&verdict.decision, &once);
     assert_eq!(after["spec"]["dnsConfig"]["searches"][0], "elsewhere.svc.cluster.local");
     assert_eq!(after["spec"]["dnsConfig"]["searches"].as_array().unwrap().len(), 3);
