@@ -41,13 +41,16 @@ fn with_every_replica_stopped_other_pods_start_and_an_annotated_one_is_refused_n
 }
 
 #[test]
-fn install_upgrade_and_uninstall_leave_nothing_behind_and_running_pods_go_on() {
+fn install_upgrade_and_uninstall_leave_nothing_but_the_profiles_and_running_pods_go_on() {
     let cluster = Cluster::alone();
     let namespace = Namespace::create("uninstall");
     let pod = namespace.run(&Pod::new("app").annotated());
 
     cluster.chart.upgrade("injector.replicas=1");
     cluster.chart.uninstall();
+    // What was written into profiles is not Helm's to throw away; whoever wants them gone says so, and nothing stands against it.
+    let profile = Call::kubectl("get proxyprofile default -o name").output();
+    Call::kubectl("delete customresourcedefinition proxyprofiles.dot-sidecar.io --timeout=30s").succeed();
     let left = eventually("only what was there before is left", Duration::from_secs(60), || {
         let now = objects();
         let before = &cluster.before_installation().objects;
@@ -58,6 +61,7 @@ fn install_upgrade_and_uninstall_leave_nothing_behind_and_running_pods_go_on() {
     let asks = namespace.create_object(Pod::new("asks-nobody").annotated().json());
     cluster.chart.install();
 
+    assert!(profile.success, "{profile}");
     assert!(!left.is_empty());
     assert_eq!(reply.answers, ["203.0.113.80"], "{}", reply.text);
     assert!(asks.accepted, "a webhook is still in the way: {}", asks.refusal);
