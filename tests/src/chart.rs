@@ -51,6 +51,11 @@ impl Chart {
         self.helm("upgrade --wait --timeout 90s", set).succeed();
     }
 
+    /// `helm upgrade` with the same values and these further options of helm, split at spaces.
+    pub fn upgrade_with(&self, options: &str) {
+        self.helm("upgrade --wait --timeout 90s", "").words(options).succeed();
+    }
+
     /// `helm install` over a release that is there.
     pub fn install_again(&self) -> Output {
         self.helm("install --wait --timeout 90s", "").output()

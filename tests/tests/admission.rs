@@ -1,11 +1,12 @@
 //! What admission makes of a pod that asks.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use dot_e2e::command::Call;
 use dot_e2e::pod::PROXY_IMAGE;
-use dot_e2e::{Cluster, Namespace, Pod, eventually};
+use dot_e2e::{Cluster, Namespace, Pod, chart, eventually};
 use serde_json::{Value, json};
 
 use crate::{init_containers, sidecar};
@@ -115,6 +116,43 @@ fn without_the_sysctl_the_proxy_could_not_bind_port_53_on_this_node() {
     let log = without.log("app");
     assert!(log.contains("ermission denied"), "{log}");
     assert!(!with.log("app").contains("ermission denied"), "{}", with.log("app"));
+}
+
+#[test]
+fn with_a_client_ca_the_api_server_is_served_and_nobody_else() {
+    let cluster = Cluster::alone();
+    let namespace = Namespace::create("client-ca");
+    let keys = std::env::var("KUBECONFIG").unwrap();
+    let keys = Path::new(&keys).parent().unwrap().display();
+    let address =
+        Call::kubectl("get service dot-injector -o jsonpath={.spec.clusterIP} --namespace").arg(chart::NAMESPACE);
+    let url = format!("https://{}/", address.succeed());
+    let answered = |certificate: &str| {
+        let call = Call::new("curl").words("--silent --show-error --insecure --max-time 10 --output /dev/null");
+        let shown = format!("--cert {keys}/{certificate}.crt --key {keys}/{certificate}.key");
+        call.words(if certificate.is_empty() { "" } else { &shown }).arg(&url).output()
+    };
+
+    // kube-proxy learns of the injector's pods a moment after they are ready.
+    let becomes = |certificate: &str, served: bool| {
+        eventually(&format!("'{certificate}' is served: {served}"), Duration::from_secs(30), || {
+            let output = answered(certificate);
+            if output.success == served { Ok(()) } else { Err(output.to_string()) }
+        });
+    };
+
+    becomes("", true);
+    cluster.chart.upgrade_with(&format!(
+        "--set webhook.clientNames={{kube-apiserver}} --set-file webhook.clientCA={keys}/ca.crt"
+    ));
+    let asks = namespace.create_object(Pod::new("asks").annotated().json());
+    becomes("", false);
+    becomes("kubelet", false); // of the same authority
+    becomes("webhooks", true);
+    cluster.chart.upgrade("");
+
+    assert!(asks.accepted, "{}", asks.refusal);
+    sidecar(&namespace.pod("asks").json());
 }
 
 /// A policy of the API server's own that injects a container without any mount into the pods of one namespace.

@@ -41,6 +41,7 @@ make_keys() {
   certificate controller-manager /CN=system:kube-controller-manager
   certificate scheduler /CN=system:kube-scheduler
   certificate proxy /CN=system:kube-proxy
+  certificate webhooks /CN=kube-apiserver
   openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$pki/service-accounts.key" 2>/dev/null
   openssl pkey -in "$pki/service-accounts.key" -pubout -out "$pki/service-accounts.pub"
   local user

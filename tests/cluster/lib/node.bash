@@ -96,13 +96,16 @@ start_control_plane() {
   start etcd etcd --data-dir "$run/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls $etcd --advertise-client-urls $etcd --listen-peer-urls http://127.0.0.1:2380 \
     --initial-advertise-peer-urls http://127.0.0.1:2380 --initial-cluster default=http://127.0.0.1:2380
+  local file
+  for file in admission.yaml webhooks.yaml; do render "$file" >"$run/$file"; done
   start kube-apiserver kube-apiserver --etcd-servers=$etcd --advertise-address="$node_ip" --bind-address=0.0.0.0 \
     --tls-cert-file="$pki/apiserver.crt" --tls-private-key-file="$pki/apiserver.key" --client-ca-file="$pki/ca.crt" \
     --kubelet-client-certificate="$pki/apiserver-kubelet-client.crt" --kubelet-client-key="$pki/apiserver-kubelet-client.key" \
     --kubelet-certificate-authority="$pki/ca.crt" --kubelet-preferred-address-types=InternalIP,Hostname \
     --service-account-issuer="https://kubernetes.default.svc.$domain" --service-account-key-file="$pki/service-accounts.pub" \
     --service-account-signing-key-file="$pki/service-accounts.key" --service-cluster-ip-range="$services" \
-    --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true
+    --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true \
+    --admission-control-config-file="$run/admission.yaml"
   wait_until 120 "kube-apiserver ready" kubectl get --raw /readyz
 }
 
