@@ -23,6 +23,7 @@ use crate::cluster::{ClusterDns, ResolvConf};
 use crate::inject::search_warnings;
 use crate::limits::LimitRanges;
 use crate::metrics::Metrics;
+use crate::operator::{Candidate, Operator};
 use crate::profile::{WatchedProfiles, keep_default};
 use crate::readiness::Readiness;
 use crate::server::Limits;
@@ -43,8 +44,12 @@ pub struct Config {
     pub secret: String,
     /// The MutatingWebhookConfiguration.
     pub webhook_configuration: String,
-    /// The Deployment that owns the Secret.
+    /// The Deployment that owns the Secret and the Lease.
     pub deployment: String,
+    /// The Lease by which one replica leads.
+    pub lease: String,
+    /// What this replica is called among the others: its pod's name.
+    pub identity: String,
     /// The injector's own resolv.conf.
     pub resolv_conf: PathBuf,
     /// How long admissions are still taken after the signal to stop: the API server's side learns by and by that this
@@ -89,7 +94,7 @@ pub async fn run(
     let readiness = Readiness::default();
     let served = Served::default();
     let (limits, watch_limits) = LimitRanges::watch(&client, readiness.clone());
-    let (teller, worker) = events::queue(client.clone(), std::env::var("HOSTNAME").ok(), metrics.clone());
+    let (teller, worker) = events::queue(client.clone(), Some(config.identity.clone()), metrics.clone());
     let keeper = Keeper::new(&client, place(&config, &cluster), served.clone(), readiness.clone(), metrics.clone());
     let (profiles, watch_profiles) =
         WatchedProfiles::watch(&client, config.settings.profile.is_some(), readiness.clone());
@@ -98,6 +103,15 @@ pub async fn run(
     if let Some(profile) = &config.settings.profile {
         background.spawn(keep_default(client.clone(), profile.clone(), profiles.clone()));
     }
+    let candidate = Candidate::new(client.clone(), &config.namespace, &config.lease, config.identity.clone());
+    let (candidate, leading) = candidate.owned_by(&config.deployment).stand();
+    let operator = Operator {
+        client: client.clone(),
+        cluster: cluster.clone(),
+        profiles: profiles.clone(),
+        metrics: metrics.clone(),
+    };
+    background.spawn(operator.run(leading));
     let (namespaces, linger, bounds) = (Api::all(client), config.linger, config.limits);
     let tls = TlsAcceptor::from(Arc::new(tls_config(served, config.callers.as_ref())?));
     let facts = Facts { settings: config.settings, cluster, limits, profiles };
@@ -109,22 +123,26 @@ pub async fn run(
     background.spawn(keeper.run());
 
     let (stop, stopped) = watch::channel(false);
+    let (stop_leading, stopping_soon) = watch::channel(false);
     let answer_review = move |request| Arc::clone(&webhook).handle(request);
     let counted = metrics.clone();
     let reviews =
         server::serve(listeners.reviews, Some(tls), &bounds, counted.clone(), answer_review, until(stopped.clone()));
     let show = Admin { readiness: readiness.clone(), metrics };
     let answer_admin = move |request| show.clone().handle(request);
-    let health = server::serve(listeners.admin, None, &bounds, counted, answer_admin, until(stopped));
+    let health = server::serve(listeners.admin, None, &bounds, counted, answer_admin, until(stopped.clone()));
+    // Handed over while admissions are still taken.
+    let standing = candidate.run(until(stopping_soon));
     let stopping = async {
         shutdown.await;
         info!(seconds = linger.as_secs(), "stopping: no longer ready, and taking admissions a little longer");
         readiness.stop();
+        stop_leading.send_replace(true);
         sleep(linger).await;
         // Nobody listening any more would be just as well.
         stop.send_replace(true);
     };
-    tokio::join!(reviews, health, stopping);
+    tokio::join!(reviews, health, standing, stopping);
     info!("stopped");
     Ok(())
 }

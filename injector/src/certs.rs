@@ -21,6 +21,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use time::OffsetDateTime;
 
+pub(crate) use keeper::owner_reference;
 pub use keeper::{Keeper, Place};
 pub use served::Served;
 

@@ -238,19 +238,22 @@ fn decided(
 }
 
 impl<'a> Chosen<'a> {
-    /// The profile that the pod names, or the default one, if it can be used here.
-    fn for_pod(pod: &'a Pod, subject: Subject<'_>, profiles: &'a Profiles) -> Result<Self, Refusal> {
-        let name = annotations::profile(&pod.metadata.annotations);
-        let profile = match profiles.get(name) {
-            Some(Ok(profile)) => profile,
-            Some(Err(error)) => {
-                return Err(Refusal::ProfileUnusable { profile: name.to_owned(), error: error.to_string() });
-            }
+    /// The profile that the annotations name, or the default one, wherever it can be used.
+    fn named(annotations: &'a BTreeMap<String, String>, profiles: &'a Profiles) -> Result<Self, Refusal> {
+        let name = annotations::profile(annotations);
+        match profiles.get(name) {
+            Some(Ok(profile)) => Ok(Self { name, profile }),
+            Some(Err(error)) => Err(Refusal::ProfileUnusable { profile: name.to_owned(), error: error.to_string() }),
             None => {
                 let nearest = annotations::nearest(name, profiles.names()).map(str::to_owned);
-                return Err(Refusal::NoSuchProfile { name: name.to_owned(), nearest });
+                Err(Refusal::NoSuchProfile { name: name.to_owned(), nearest })
             }
-        };
+        }
+    }
+
+    /// The profile that the pod names, or the default one, if it can be used here.
+    fn for_pod(pod: &'a Pod, subject: Subject<'_>, profiles: &'a Profiles) -> Result<Self, Refusal> {
+        let Self { name, profile } = Self::named(&pod.metadata.annotations, profiles)?;
         let allowed =
             |namespaces: &profile::Namespaces| namespaces.include(subject.namespace, subject.namespace_labels);
         if profile.namespaces.as_ref().is_none_or(allowed) {
@@ -310,19 +313,7 @@ fn plan(
         warnings
             .push("spec.dnsPolicy: what it was before the sidecar is not recorded: taken as ClusterFirst".to_owned());
     }
-    let resolution = Resolution::new(cluster, subject.namespace, &pod.spec, warnings);
-    let mut proxy = overridden(profile.proxy_config(), &overrides);
-    if proxy.events.stdout || proxy.events.syslog.is_some() {
-        // The pod tells its own name; its namespace it does not know.
-        proxy.events.labels.add("namespace", subject.namespace);
-    }
-    let config = Config {
-        listen: Listen { host: [127, 0, 0, 1].into(), port: PORT, ..Listen::default() },
-        admin: dot_proxy_config::Admin { address: (std::net::Ipv6Addr::UNSPECIFIED, sidecar::ADMIN_PORT).into() },
-        routes: dns::routes(cluster, profile, &resolution, &pod.spec.dns_config, warnings)?,
-        cluster: Some(Cluster { domain: cluster.domain.clone() }),
-        ..proxy
-    };
+    let (config, resolution) = resolved(pod, subject.namespace, cluster, profile, &overrides, warnings)?;
     let resources = resources::for_sidecar(&pod.spec, &profile.resources, &overrides, subject.limits, warnings)?;
     let user = sidecar::user(&pod.spec, settings.sidecar.run_as_user)?;
     let image = overrides.image.as_deref().or(profile.image.as_deref()).unwrap_or(&settings.sidecar.image);
@@ -339,6 +330,45 @@ fn plan(
         status: Status { injector: env!("CARGO_PKG_VERSION").to_owned(), profile: chosen.name.to_owned(), original }
             .to_json(),
     })
+}
+
+/// The proxy's configuration for a pod, and the pod's own resolver.
+fn resolved(
+    pod: &Pod,
+    namespace: &str,
+    cluster: &ClusterDns,
+    profile: &Profile,
+    overrides: &Overrides,
+    warnings: &mut Vec<String>,
+) -> Result<(Config, Resolution), Refusal> {
+    let resolution = Resolution::new(cluster, namespace, &pod.spec, warnings);
+    let mut proxy = overridden(profile.proxy_config(), overrides);
+    if proxy.events.stdout || proxy.events.syslog.is_some() {
+        // The pod tells its own name; its namespace it does not know.
+        proxy.events.labels.add("namespace", namespace);
+    }
+    let config = Config {
+        listen: Listen { host: [127, 0, 0, 1].into(), port: PORT, ..Listen::default() },
+        admin: dot_proxy_config::Admin { address: (std::net::Ipv6Addr::UNSPECIFIED, sidecar::ADMIN_PORT).into() },
+        routes: dns::routes(cluster, profile, &resolution, &pod.spec.dns_config, warnings)?,
+        cluster: Some(Cluster { domain: cluster.domain.clone() }),
+        ..proxy
+    };
+    Ok((config, resolution))
+}
+
+/// The configuration that a pod which has the sidecar would be given now, by the annotations that it carries.
+pub fn configuration(
+    annotations: &BTreeMap<String, String>,
+    namespace: &str,
+    cluster: &ClusterDns,
+    profiles: &Profiles,
+) -> Result<String, Refusal> {
+    let chosen = Chosen::named(annotations, profiles)?;
+    let pod = Pod::recorded(annotations)?;
+    let overrides = allowed_overrides(&pod, chosen)?;
+    let (config, _) = resolved(&pod, namespace, cluster, chosen.profile, &overrides, &mut Vec::new())?;
+    checked(&config)
 }
 
 /// What the pod's author overrides, if the profile lets them.

@@ -12,7 +12,8 @@
 //!
 //! [`inject`] is pure and decides everything; it reads a pod by way of [`annotations`], [`profile`], [`settings`],
 //! [`cluster`], [`limits`] and [`quantity`], which are pure as well. Around it: [`webhook`] and [`server`] speak with the
-//! API server, [`callers`] keeps others out, [`certs`] keeps the certificate, [`events`] tells owners, [`admin`], [`metrics`] and [`readiness`] tell
+//! API server, [`callers`] keeps others out, [`certs`] keeps the certificate, [`operator`] is what one replica does for all,
+//! [`events`] tells owners, [`admin`], [`metrics`] and [`readiness`] tell
 //! operators. [`manifest`] does offline what the webhook does. [`app`] alone knows all of them.
 
 pub mod admin;
@@ -27,6 +28,7 @@ pub mod inject;
 pub mod limits;
 pub mod manifest;
 pub mod metrics;
+pub mod operator;
 pub mod profile;
 pub mod quantity;
 pub mod readiness;

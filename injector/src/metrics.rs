@@ -22,6 +22,7 @@ pub struct Metrics {
     certificate_expiry: Gauge<f64, AtomicU64>,
     events: Family<Delivery, Counter>,
     refused: Family<Refusal, Counter>,
+    leader: Gauge,
 }
 
 /// How an admission ended. Both labels come from fixed lists.
@@ -68,8 +69,10 @@ impl Default for Metrics {
         registry.register("events", "Events on owners of pods that could not be served, by outcome", events.clone());
         let refused = Family::default();
         registry.register("refused", "Connections and requests that were not served, by reason", refused.clone());
+        let leader = Gauge::default();
+        registry.register("leader", "Whether this replica leads: 1 or 0", leader.clone());
         registry.register("build", "Version of the injector", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry: Arc::new(registry), admissions, duration, certificate_expiry, events, refused }
+        Self { registry: Arc::new(registry), admissions, duration, certificate_expiry, events, refused, leader }
     }
 }
 
@@ -96,6 +99,11 @@ impl Metrics {
         self.refused.get_or_create(&Refusal { reason }).inc();
     }
 
+    /// Whether this replica leads.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn encoded(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
@@ -115,6 +123,7 @@ mod tests {
         metrics.certificate_expires(SystemTime::UNIX_EPOCH + Duration::from_secs(5));
         metrics.event("sent");
         metrics.refused("tls-failed");
+        metrics.leads(true);
         let text = metrics.encoded().unwrap();
         for line in [
             r#"dot_injector_admissions_total{outcome="denied",reason="host-network"} 1"#,
@@ -122,6 +131,7 @@ mod tests {
             "dot_injector_certificate_expiry_timestamp_seconds 5.0",
             r#"dot_injector_events_total{outcome="sent"} 1"#,
             r#"dot_injector_refused_total{reason="tls-failed"} 1"#,
+            "dot_injector_leader 1",
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }

@@ -9,6 +9,7 @@ mod events;
 mod namespaces;
 mod resolving;
 mod rules;
+mod status;
 mod watched;
 
 use std::fmt;
@@ -28,6 +29,7 @@ pub use amounts::{Amounts, Resources};
 pub use events::{Events, Syslog};
 pub use namespaces::{Expression, Namespaces, Operator, Selector};
 pub use resolving::{Cache, OwnNameservers, Route, Upstream};
+pub use status::{Condition, PodCounts, ProfileStatus};
 pub use watched::{Profiles, WatchedProfiles, keep_default};
 
 /// The name of the profile that applies where none is named.
@@ -45,9 +47,14 @@ pub const DEFAULT: &str = "default";
     singular = "proxyprofile",
     shortname = "pxp",
     category = "dot-sidecar",
+    status = "ProfileStatus",
     doc = "What pods get that ask for the sidecar dot-proxy, by the annotation dot-sidecar.io/inject or by the label of the same name on their namespace. A pod names its profile by the annotation dot-sidecar.io/profile; where it names none, the one called \"default\" applies.",
     printcolumn = r#"{"name": "Upstreams", "type": "string", "jsonPath": ".spec.upstream.servers", "description": "Who is asked, encrypted and authenticated, for names outside the cluster."}"#,
     printcolumn = r#"{"name": "Strategy", "type": "string", "jsonPath": ".spec.upstream.strategy", "description": "Which of them is asked first.", "priority": 1}"#,
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type == 'Ready')].status", "description": "Whether pods can get the profile."}"#,
+    printcolumn = r#"{"name": "Propagated", "type": "string", "jsonPath": ".status.conditions[?(@.type == 'Propagated')].status", "description": "Whether the pods that have the profile have what it says now."}"#,
+    printcolumn = r#"{"name": "Pods", "type": "integer", "jsonPath": ".status.pods.total", "description": "Pods that have the profile."}"#,
+    printcolumn = r#"{"name": "Updated", "type": "integer", "jsonPath": ".status.pods.updated", "description": "Those of them whose configuration is what the profile says now."}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 pub struct Profile {

@@ -128,7 +128,7 @@ fn defaults_are_visible_and_every_field_is_explained(control_plane: &ControlPlan
     assert_eq!(stored["resources"]["limits"], json!({"memory": "64Mi"}));
     assert!(stored["image"].is_null() && stored["namespaces"].is_null());
     let table = control_plane.kubectl("get pxp", &Value::Null).stdout;
-    assert!(table.starts_with("NAME      UPSTREAMS        AGE\n"), "{table}");
+    assert!(table.starts_with("NAME      UPSTREAMS        READY   PROPAGATED   PODS   UPDATED   AGE\n"), "{table}");
     // The API server publishes descriptions a while after it has begun to take the resource.
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {

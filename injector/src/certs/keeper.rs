@@ -249,7 +249,8 @@ impl Keeper {
     }
 }
 
-fn owner_reference(deployment: &Deployment) -> OwnerReference {
+/// Has an object removed with the Deployment.
+pub(crate) fn owner_reference(deployment: &Deployment) -> OwnerReference {
     OwnerReference {
         api_version: Deployment::api_version(&()).into_owned(),
         kind: Deployment::kind(&()).into_owned(),

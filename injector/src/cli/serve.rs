@@ -44,7 +44,7 @@ pub(super) struct Serve {
     /// The MutatingWebhookConfiguration whose caBundle is written
     #[arg(long, value_name = "NAME", default_value = "dot-sidecar", env = "DOT_INJECTOR_WEBHOOK_CONFIGURATION")]
     webhook_configuration: String,
-    /// The Deployment that owns the Secret
+    /// The Deployment that owns the Secret and the Lease
     #[arg(long, value_name = "NAME", default_value = "dot-injector", env = "DOT_INJECTOR_DEPLOYMENT")]
     deployment: String,
     /// Authorities (PEM) of which one must vouch for whoever calls: the API server, once it is configured to show a certificate
@@ -54,6 +54,12 @@ pub(super) struct Serve {
     /// A name that the caller's certificate must carry, as its common name or as a DNS name; repeatable [default: any]
     #[arg(long, value_name = "NAME", requires = "client_ca", value_delimiter = ',', env = "DOT_INJECTOR_CLIENT_NAME")]
     client_name: Vec<String>,
+    /// The Lease by which one replica leads; made when it is missing
+    #[arg(long, value_name = "NAME", default_value = "dot-injector", env = "DOT_INJECTOR_LEASE")]
+    lease: String,
+    /// What this replica is called among the others
+    #[arg(long, value_name = "NAME", env = "HOSTNAME", default_value = "dot-injector")]
+    identity: String,
     /// How to log: text for people, json for machines
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text, env = "DOT_INJECTOR_LOG_FORMAT")]
     log_format: LogFormat,
@@ -83,6 +89,8 @@ impl Serve {
             secret: self.secret,
             webhook_configuration: self.webhook_configuration,
             deployment: self.deployment,
+            lease: self.lease,
+            identity: self.identity,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             linger: LINGER,
             callers: self.client_ca.map(|authorities| Callers { authorities, names: self.client_name }),

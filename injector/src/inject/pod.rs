@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::annotations::STATUS;
 use crate::quantity::Quantity;
+
+use super::original::Status;
+use super::refusal::Refusal;
 
 /// A pod, as far as it matters here.
 #[derive(Debug, Default, Deserialize)]
@@ -107,6 +111,19 @@ pub(super) struct Resources {
 }
 
 impl Pod {
+    /// A pod that has the sidecar, as far as the annotations tell of it: what it was before is recorded there.
+    pub(super) fn recorded(annotations: &BTreeMap<String, String>) -> Result<Self, Refusal> {
+        let original = annotations.get(STATUS).and_then(|text| serde_json::from_str::<Status>(text).ok());
+        let original = original.map(|status| status.original).unwrap_or_default();
+        let dns_config = original.dns_config.map_or(Ok(DnsConfig::default()), |written| {
+            serde_json::from_value(Value::Object(written))
+                .map_err(|error| Refusal::Malformed(format!("annotation {STATUS}: {error}")))
+        })?;
+        let spec = Spec { dns_policy: original.dns_policy, dns_config, ..Spec::default() };
+        let metadata = Metadata { annotations: annotations.clone(), ..Metadata::default() };
+        Ok(Self { metadata, spec })
+    }
+
     /// Reads a pod's JSON; what is `null` counts as left out. The error names the field.
     pub(super) fn read(pod: &Value) -> Result<Self, String> {
         serde_path_to_error::deserialize(without_nulls(pod))

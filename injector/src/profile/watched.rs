@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::{DEFAULT, Profile, ProfileError, ProxyProfile};
+use super::{DEFAULT, Profile, ProfileError, ProfileStatus, ProxyProfile};
 use crate::readiness::{Condition, Readiness};
 
 /// Field manager of the profile that is kept as the injector's configuration says it.
@@ -23,7 +23,14 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// All profiles at one time, each read once: usable, or why not.
 #[derive(Debug, Clone, Default)]
-pub struct Profiles(BTreeMap<String, Arc<Result<Profile, ProfileError>>>);
+pub struct Profiles(BTreeMap<String, Arc<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    profile: Result<Profile, ProfileError>,
+    generation: Option<i64>,
+    status: Option<ProfileStatus>,
+}
 
 /// The profiles that are known now. Clones share them.
 #[derive(Debug, Clone)]
@@ -39,7 +46,17 @@ impl Profiles {
 
     /// The profile of this name: usable, or why not; `None` where there is no such profile.
     pub fn get(&self, name: &str) -> Option<Result<&Profile, &ProfileError>> {
-        self.0.get(name).map(|profile| profile.as_ref().as_ref())
+        self.0.get(name).map(|known| known.profile.as_ref())
+    }
+
+    /// The generation of the profile of this name.
+    pub fn generation(&self, name: &str) -> Option<i64> {
+        self.0.get(name).and_then(|known| known.generation)
+    }
+
+    /// The status of the profile of this name, as it was when the profile was last read.
+    pub fn status(&self, name: &str) -> Option<&ProfileStatus> {
+        self.0.get(name).and_then(|known| known.status.as_ref())
     }
 
     /// The names of all profiles.
@@ -49,16 +66,24 @@ impl Profiles {
 
     /// Adds a profile, or replaces the one of its name.
     pub fn insert(&mut self, name: String, profile: Result<Profile, ProfileError>) {
-        self.0.insert(name, Arc::new(profile));
+        self.0.insert(name, Arc::new(Known { profile, generation: None, status: None }));
     }
 
-    fn put(&mut self, object: &DynamicObject) {
+    /// Adds a profile as the API server keeps it. Tells whether it was not known yet, or another one.
+    fn put(&mut self, object: &DynamicObject) -> bool {
         let name = object.name_any();
+        let generation = object.metadata.generation;
+        // The status changes with every pod; what it is about does not.
+        if generation.is_some() && self.generation(&name) == generation {
+            return false;
+        }
         let profile = Profile::stored(object.data.get("spec").cloned().unwrap_or_default());
         if let Err(error) = &profile {
             warn!(profile = name, %error, "a ProxyProfile cannot be used");
         }
-        self.insert(name, profile);
+        let status = object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok());
+        self.0.insert(name, Arc::new(Known { profile, generation, status }));
+        true
     }
 }
 
@@ -76,6 +101,12 @@ impl WatchedProfiles {
     /// These, for ever.
     pub fn fixed(profiles: Profiles) -> Self {
         Self(watch::channel(Arc::new(profiles)).1)
+    }
+
+    /// The profiles when they have changed since they were last waited for; `None` when they never will again.
+    pub async fn changed(&mut self) -> Option<Arc<Profiles>> {
+        self.0.changed().await.ok()?;
+        Some(Arc::clone(&self.0.borrow_and_update()))
     }
 
     /// The profiles as they are now.
@@ -104,7 +135,11 @@ async fn follow(
                 continue;
             }
             Ok(watcher::Event::InitDone) => complete = true,
-            Ok(watcher::Event::Apply(object)) => profiles.put(&object),
+            Ok(watcher::Event::Apply(object)) => {
+                if !profiles.put(&object) {
+                    continue;
+                }
+            }
             Ok(watcher::Event::Delete(object)) => {
                 profiles.0.remove(&object.name_any());
             }

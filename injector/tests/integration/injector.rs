@@ -59,6 +59,8 @@ impl Injector {
             secret: "dot-injector-tls".to_owned(),
             webhook_configuration: "dot-sidecar".to_owned(),
             deployment: "dot-injector".to_owned(),
+            lease: "dot-injector".to_owned(),
+            identity: format!("dot-injector-{}", reviews.port()),
             resolv_conf: PathBuf::from("/nonexistent"),
             linger: Duration::ZERO,
             callers,

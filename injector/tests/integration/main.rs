@@ -7,6 +7,8 @@ mod admission;
 mod api_server;
 mod certificates;
 mod command_line;
+mod election;
 mod hostile;
 mod http;
 mod injector;
+mod status;

@@ -1,0 +1,173 @@
+//! Writes what is known of profiles into their status: by whoever leads.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{Timestamp, Unit};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::{Api, Client, Resource};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::pods::WatchedPods;
+use crate::profile::{Condition, PodCounts, ProfileStatus, Profiles, ProxyProfile, WatchedProfiles};
+
+/// Field manager of the status, and of nothing else.
+const FIELD_MANAGER: &str = "dot-injector-status";
+/// What happens in so short a time is told at once.
+const ROUND: Duration = Duration::from_millis(500);
+/// Counts change with every pod; they are told no more often than this.
+const COUNTS: Duration = Duration::from_secs(5);
+/// How soon a status is tried again that could not be written.
+const RETRY: Duration = Duration::from_secs(2);
+/// So many of those who have a profile are named.
+const USERS: usize = 8;
+
+/// Keeps the status of all profiles.
+pub(super) struct StatusKeeper<'a> {
+    client: Client,
+    known: WatchedProfiles,
+    pods: &'a WatchedPods,
+    /// What was written, and when.
+    written: HashMap<String, (ProfileStatus, Instant)>,
+}
+
+impl<'a> StatusKeeper<'a> {
+    pub(super) fn new(client: Client, known: WatchedProfiles, pods: &'a WatchedPods) -> Self {
+        Self { client, known, pods, written: HashMap::new() }
+    }
+
+    /// Works until it is dropped.
+    pub(super) async fn run(mut self) {
+        let mut news = self.pods.news();
+        // An error means that nobody watches any more.
+        while news.wait_for(|listed| *listed).await.is_ok() {
+            news.borrow_and_update();
+            let again = self.tell().await;
+            sleep(ROUND).await;
+            tokio::select! {
+                changed = news.changed() => if changed.is_err() { return },
+                () = in_a_while(again) => {}
+            }
+        }
+    }
+
+    /// Writes the status of each profile of which there is something new. When that has to be looked at again, if nothing changes.
+    async fn tell(&mut self) -> Option<Duration> {
+        let profiles = self.known.now();
+        self.written.retain(|name, _| profiles.get(name).is_some());
+        let mut again = None;
+        for (name, wanted) in self.all_wanted(&profiles) {
+            if let Some((written, when)) = self.written.get(&name) {
+                if *written == wanted {
+                    continue;
+                }
+                let but_for_counts =
+                    ProfileStatus { pods: wanted.pods, users: wanted.users.clone(), ..written.clone() };
+                if but_for_counts == wanted && when.elapsed() < COUNTS {
+                    again = again.or(Some(COUNTS));
+                    continue;
+                }
+            }
+            match self.write(&name, &wanted).await {
+                Ok(()) => drop(self.written.insert(name, (wanted, Instant::now()))),
+                // Gone since: the watch will tell.
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(error) => {
+                    warn!(%error, profile = name, "the profile's status could not be written; trying again");
+                    again = Some(RETRY);
+                }
+            }
+        }
+        again
+    }
+
+    fn all_wanted(&self, profiles: &Profiles) -> Vec<(String, ProfileStatus)> {
+        let fleet = self.pods.fleet();
+        let counts = fleet.counts();
+        let wanted = |name: &str| {
+            let pods = counts.get(name).copied().unwrap_or_default();
+            let conditions = vec![self.ready(name, profiles), self.propagated(name, pods, profiles)];
+            let users = fleet.users(name, USERS);
+            ProfileStatus { observed_generation: profiles.generation(name), conditions, pods, users }
+        };
+        profiles.names().map(|name| (name.to_owned(), wanted(name))).collect()
+    }
+
+    fn ready(&self, name: &str, profiles: &Profiles) -> Condition {
+        match profiles.get(name) {
+            Some(Err(error)) => {
+                let message = format!("spec.{error}: pods that would get the profile are refused");
+                self.condition(name, profiles, "Ready", ("False", "Unusable"), message)
+            }
+            _ => self.condition(name, profiles, "Ready", ("True", "Accepted"), "pods can get the profile".to_owned()),
+        }
+    }
+
+    fn propagated(&self, name: &str, pods: PodCounts, profiles: &Profiles) -> Condition {
+        let outdated = pods.total - pods.updated - pods.refused;
+        let mut said = match (pods.total, outdated) {
+            (0, _) => "no pod has the profile".to_owned(),
+            (total, 0) if pods.refused == 0 => format!("all {total} pods have what the profile says"),
+            (total, _) => format!("{} of {total} pods have what the profile says", pods.updated),
+        };
+        if pods.refused > 0 {
+            said.push_str(&format!("; {} keep what they have, because it cannot be applied to them", pods.refused));
+        }
+        let holds = if outdated == 0 { ("True", "Complete") } else { ("False", "Outdated") };
+        self.condition(name, profiles, "Propagated", holds, said)
+    }
+
+    /// A condition, since when it is so included.
+    fn condition(
+        &self,
+        name: &str,
+        profiles: &Profiles,
+        kind: &str,
+        (status, reason): (&str, &str),
+        message: String,
+    ) -> Condition {
+        let written = self.written.get(name).map(|(written, _)| written);
+        // Who led before has told of it.
+        let earlier = written.or_else(|| profiles.status(name));
+        let earlier = earlier.and_then(|earlier| earlier.conditions.iter().find(|earlier| earlier.kind == kind));
+        let since = earlier.filter(|earlier| earlier.status == status);
+        Condition {
+            kind: kind.to_owned(),
+            status: status.to_owned(),
+            observed_generation: profiles.generation(name),
+            last_transition_time: since.map_or_else(now, |earlier| earlier.last_transition_time.clone()),
+            reason: reason.to_owned(),
+            message,
+        }
+    }
+
+    async fn write(&self, name: &str, status: &ProfileStatus) -> kube::Result<()> {
+        // As a value: the spec may be one that cannot be read.
+        let resource = ApiResource::erase::<ProxyProfile>(&());
+        let profiles: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        let patch = json!({
+            "apiVersion": ProxyProfile::api_version(&()),
+            "kind": ProxyProfile::kind(&()),
+            "metadata": {"name": name},
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        profiles.patch_status(name, &params, &Patch::Apply(patch)).await.map(drop)
+    }
+}
+
+async fn in_a_while(after: Option<Duration>) {
+    match after {
+        Some(after) => sleep(after).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The API keeps whole seconds.
+fn now() -> Time {
+    let now = Timestamp::now();
+    Time(now.round(Unit::Second).unwrap_or(now))
+}

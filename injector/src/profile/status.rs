@@ -1,0 +1,53 @@
+//! What the injector tells of a profile.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the injector tells of the profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ProfileStatus {
+    /// The generation of the profile (metadata.generation) that the rest of the status is about.
+    pub observed_generation: Option<i64>,
+    /// Ready: whether pods can get the profile, and why not. Propagated: whether those that have it have what it says now.
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The pods that have the profile, counted.
+    pub pods: PodCounts,
+    /// Some of those who have the profile, such as "Deployment web in shop (3 pods)": those of most pods first.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub users: Vec<String>,
+}
+
+/// Something that holds of the profile, or does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// What is told: Ready, or Propagated.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// True, False or Unknown.
+    pub status: String,
+    /// The generation of the profile that this is about.
+    pub observed_generation: Option<i64>,
+    /// Since when it is so.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub last_transition_time: Time,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why, as a sentence.
+    pub message: String,
+}
+
+/// Pods with the sidecar that have the profile, and have not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodCounts {
+    /// All of them.
+    pub total: u32,
+    /// Those whose configuration is what the profile says now. The others were made before it was changed.
+    pub updated: u32,
+    /// Those to which it could not be applied as it is now, because it does not allow one of their annotations, for example.
+    pub refused: u32,
+}
