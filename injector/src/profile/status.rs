@@ -2,7 +2,10 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
+use schemars::transform::RecursiveTransform;
 use serde::{Deserialize, Serialize};
+
+use super::rules;
 
 /// What the injector tells of the profile.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -14,6 +17,7 @@ pub struct ProfileStatus {
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The pods that have the profile, counted.
+    #[schemars(transform = RecursiveTransform(rules::without_width))]
     pub pods: PodCounts,
     /// Some of those who have the profile, such as "Deployment web in shop (3 pods)": those of most pods first.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
