@@ -30,6 +30,7 @@ pub mod lookup;
 pub mod memory;
 pub mod panics;
 pub mod policy;
+pub mod prove;
 pub mod replies;
 pub mod resolve;
 pub mod router;

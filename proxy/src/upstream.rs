@@ -23,6 +23,7 @@ pub mod kept;
 mod pins;
 pub mod plain;
 pub mod prompt;
+pub mod proof;
 pub mod rescue;
 #[cfg(test)]
 pub(crate) mod scripted;

@@ -42,6 +42,7 @@ mod odd_answers;
 mod program;
 mod programs;
 mod prompt;
+mod proving;
 mod queries;
 mod quic;
 mod reflection;

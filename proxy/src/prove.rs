@@ -1,0 +1,67 @@
+//! Proving an upstream from outside the proxy: with its own transports and its own strictness, before any proxy is told to use
+//! it. The injector's leader does, so that what cannot work is not sent to every pod.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dot_proxy_config::{Config, ConfigError, Protocol, Upstream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::config::{GroupServers, Resolved};
+pub use crate::upstream::cause::Cause;
+use crate::upstream::proof::Challenge;
+pub use crate::upstream::proof::Unproved;
+use crate::upstream::server::{Metrics, Server};
+
+/// Servers that are asked at once.
+const AT_ONCE: usize = 8;
+
+/// Connections that were opened to prove a server are closed after so many seconds.
+const IDLE_SECONDS: u32 = 1;
+
+/// What came of proving a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The server's URL, such as `tls://192.0.2.1:853#dns.example`.
+    pub server: String,
+    /// How long it took to connect, have the server prove who it is, and get an answer; or why there is none.
+    pub outcome: Result<Duration, Unproved>,
+}
+
+/// Proves each server of an upstream as the proxy does before it uses a new one: by a connection of its own transport (TLS with
+/// the strict name, the CA and the pins; HTTPS; QUIC), and one answered query, for `localhost`. Any answer but REFUSED will do.
+///
+/// Presets stand as their servers, in the order in which they are written. At most eight are asked at once, each for `within`.
+/// For the programs curl and kdig, the transports that they speak are asked by the proxy's own.
+///
+/// To be called on a tokio runtime with I/O and time.
+///
+/// # Errors
+///
+/// An upstream that cannot be used as it is written, with the path of the field: a CA or pin that is none, a file that cannot be
+/// read, a server in clear.
+pub async fn servers(upstream: &Upstream, within: Duration) -> Result<Vec<Proof>, ConfigError> {
+    let protocol = match upstream.protocol {
+        Protocol::Curl => Protocol::Doh,
+        Protocol::Kdig => Protocol::Dot,
+        own => own,
+    };
+    let upstream = Upstream { protocol, idle_seconds: IDLE_SECONDS, ..upstream.clone() };
+    let resolved = Resolved::from_written(&Config { upstream, ..Config::default() })?;
+    let (places, challenge) = (Arc::new(Semaphore::new(AT_ONCE)), Challenge::to_a_resolver());
+    let (group, metrics) = (Arc::<str>::from("proof"), Metrics::default());
+    let mut proving = JoinSet::new();
+    let servers = resolved.groups.into_iter().next().map(|GroupServers { servers, .. }| servers).unwrap_or_default();
+    for (index, (url, transport)) in servers.into_iter().enumerate() {
+        let server = Server::new(&group, index, &url, transport, &metrics);
+        let (places, challenge) = (Arc::clone(&places), challenge.clone());
+        proving.spawn(async move {
+            let _place = places.acquire().await; // the semaphore is never closed
+            (index, Proof { server: url, outcome: challenge.put_to(&server, within).await })
+        });
+    }
+    let mut proofs = proving.join_all().await;
+    proofs.sort_by_key(|(index, _)| *index);
+    Ok(proofs.into_iter().map(|(_, proof)| proof).collect())
+}
