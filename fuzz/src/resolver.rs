@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dot_proxy::cache::{Cache, Key, Settings};
+use dot_proxy::clients::responses::ResponseLimit;
 use dot_proxy::config::Resolved;
 use dot_proxy::drops::Drops;
 use dot_proxy::events::Events;
@@ -16,7 +17,7 @@ use dot_proxy::upstream::server;
 use dot_proxy::wire::name::from_text;
 use dot_proxy::wire::request::parse;
 use dot_proxy::wire::response::{Answer, TtlBounds};
-use dot_proxy_config::Config;
+use dot_proxy_config::{Config, Responses};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -53,6 +54,7 @@ pub fn resolver(runtime: &Runtime, cache: Cache, cookies: bool) -> Arc<Resolver>
         in_flight: 0,
         in_flight_of_one: 0,
         cookies: config.cookies.filter(|_| cookies),
+        responses: ResponseLimit::of(&Responses::default(), Instant::now()).into(),
         drops: Drops::new(&mut Registry::default()),
     };
     Arc::new(Resolver::new(stages, handle.clone(), &mut Registry::default()))

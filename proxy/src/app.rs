@@ -13,10 +13,12 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
 use crate::cache::{self, Cache};
+use crate::clients::responses::ResponseLimit;
 use crate::clients::{Clients, Telling};
 use crate::config::{Resolved, without_ipv6};
 use crate::drops::Drops;
@@ -98,6 +100,7 @@ pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Re
         in_flight: config.in_flight,
         in_flight_of_one: config.clients.in_flight,
         cookies: config.cookies,
+        responses: ResponseLimit::of(&config.clients.responses, Instant::now()).into(),
         drops: Drops::new(registry),
     };
     Resolver::new(stages, runtime, registry)
@@ -118,7 +121,8 @@ impl App {
         let resolver = Arc::new(resolver(config, events.clone(), &mut registry));
         let metrics = listener::Metrics::telling(events.clone(), resolver.panics().clone());
         metrics.register(&mut registry);
-        let telling = Telling { runtime: Handle::current(), drops: resolver.drops().clone(), events };
+        let (drops, responses) = (resolver.drops().clone(), Arc::clone(resolver.responses()));
+        let telling = Telling { runtime: Handle::current(), drops, responses, events };
         let clients = Clients::new(access, settings, telling, &mut registry);
         let sockets = Sockets::bind(listen, threads).map_err(|error| BindError {
             flag: "--host, --port",

@@ -38,7 +38,7 @@ pub struct Clients {
     table: Mutex<Table>,
     /// How many are restrained: as long as it is none, nobody is looked up.
     restrained: AtomicUsize,
-    responses: ResponseLimit,
+    responses: Arc<ResponseLimit>,
     runtime: Handle,
     metrics: Metrics,
     drops: Drops,
@@ -51,6 +51,8 @@ pub struct Telling {
     pub runtime: Handle,
     /// Where is counted what is not served.
     pub drops: Drops,
+    /// Where is remembered who has connected.
+    pub responses: Arc<ResponseLimit>,
     /// Where what a security team wants to know is told.
     pub events: Events,
 }
@@ -60,10 +62,10 @@ pub struct Telling {
 pub enum Admission {
     /// It is read.
     Free,
-    /// It is answered if it has a cookie that proves its source.
-    CookieRequired {
-        /// Else it is answered by something no larger than it is; or not at all.
-        else_told: bool,
+    /// It is read, and may not be from where it says.
+    Unproven {
+        /// It is not answered without a cookie that proves its source; else within the limit of responses.
+        cookie_required: bool,
     },
     /// It is not read.
     Dropped,
@@ -112,12 +114,12 @@ impl Clients {
         registry: &mut Registry,
     ) -> Arc<Self> {
         let random = foldhash::fast::RandomState::default().hash_one(0);
-        let Telling { runtime, drops, events } = telling;
+        let Telling { runtime, drops, responses, events } = telling;
         Arc::new(Self {
             access,
             table: Mutex::new(Table::new(settings.shut_out, random)),
             restrained: AtomicUsize::new(0),
-            responses: ResponseLimit::of(&settings.responses, Instant::now()),
+            responses,
             runtime,
             metrics: Metrics::new(registry),
             drops,
@@ -134,6 +136,8 @@ impl Clients {
         let shut_out = !self.all_are_free() && self.table().standing(who, now.into_std()) == Standing::ShutOut;
         if shut_out {
             self.drops.count(Dropped::ShutOut);
+        } else if !self.access.exempts(peer.ip()) {
+            self.responses.connected(peer.ip(), now);
         }
         !shut_out
     }
@@ -159,12 +163,9 @@ impl Clients {
             self.table().standing(self.sending(peer), now.into_std())
         };
         let dropped = match standing {
-            Standing::Free if self.access.exempts(peer.ip()) || self.responses.take(peer.ip(), now) => {
-                return Admission::Free;
-            }
-            Standing::Free | Standing::CookieRequired => {
-                return Admission::CookieRequired { else_told: self.responses.slips() };
-            }
+            Standing::Free if self.access.exempts(peer.ip()) => return Admission::Free,
+            Standing::Free => return Admission::Unproven { cookie_required: false },
+            Standing::CookieRequired => return Admission::Unproven { cookie_required: true },
             Standing::ShutOut => Dropped::ShutOut,
             Standing::Slowed => Dropped::Slowed,
         };

@@ -18,7 +18,8 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::cache::{Cache, Found, Hit, Key};
-use crate::clients::cookies::{Cookies, Worth};
+use crate::clients::cookies::Cookies;
+use crate::clients::responses::{Grant, ResponseLimit};
 use crate::clients::who::Who;
 use crate::drops::{Dropped, Drops};
 use crate::events::Events;
@@ -66,10 +67,10 @@ pub struct Sender {
 pub enum Trust {
     /// Nothing.
     Usual,
-    /// A DNS cookie that proves where it came from (RFC 7873).
-    WithCookie {
-        /// Without one it is told so by something no larger than it is; or nothing.
-        else_told: bool,
+    /// A DNS cookie that proves where it came from (RFC 7873), or it is answered within the limit of responses.
+    Unproven {
+        /// There is no answer without a cookie.
+        cookie_required: bool,
     },
 }
 
@@ -109,6 +110,7 @@ pub struct Resolver {
     places: Places,
     runtime: Handle,
     cookies: Option<Cookies>,
+    responses: Arc<ResponseLimit>,
     metrics: Metrics,
     drops: Drops,
 }
@@ -135,6 +137,8 @@ pub struct Stages {
     pub in_flight_of_one: u32,
     /// What makes and knows DNS cookies.
     pub cookies: Option<Cookies>,
+    /// What strangers are answered.
+    pub responses: Arc<ResponseLimit>,
     /// Where is counted what is not served.
     pub drops: Drops,
 }
@@ -192,6 +196,7 @@ impl Resolver {
             in_flight,
             in_flight_of_one,
             cookies,
+            responses,
             drops,
         } = stages;
         let places = Places::new(in_flight, in_flight_of_one);
@@ -209,6 +214,7 @@ impl Resolver {
             places,
             runtime,
             cookies,
+            responses,
             metrics,
             drops,
         }
@@ -235,6 +241,11 @@ impl Resolver {
         &self.drops
     }
 
+    /// What strangers are answered.
+    pub fn responses(&self) -> &Arc<ResponseLimit> {
+        &self.responses
+    }
+
     /// Waits until no query waits for an upstream.
     pub async fn drained(&self) {
         self.places.all_free().await;
@@ -257,13 +268,15 @@ impl Resolver {
         };
         let start = out.len();
         let step = match request::parse(message) {
-            Ok((mut asked, question)) => match (sender.trust, self.judge_cookie(&mut asked, sender, now)) {
-                (Trust::WithCookie { else_told }, worth) if worth != Some(Worth::Valid) => {
-                    self.answer_unproven(asked, question, message.len(), else_told, out)
+            Ok((mut asked, question)) => {
+                let worth = self.judge_cookie(&mut asked, sender, now);
+                match self.grant(sender, worth, now) {
+                    Grant::Response => self.begin_valid(asked, question, sender, now, out, asking, recipient),
+                    Grant::Told => self.tell_unproven(asked, question, message.len(), out),
+                    Grant::Nothing => Step::Withheld,
                 }
-                _ => self.begin_valid(asked, question, sender, now, out, asking, recipient),
-            },
-            Err(Invalid::Answered(asked, rcode)) if sender.trust == Trust::Usual => {
+            }
+            Err(Invalid::Answered(asked, rcode)) if self.grant(sender, None, now) == Grant::Response => {
                 reply::bare_failure(out, asked, rcode);
                 if rcode == Rcode::FORMERR { Step::ReplyInvalid } else { Step::Reply }
             }

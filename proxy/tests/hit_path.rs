@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
 use dot_proxy::cache::{Cache, Found, Key, Settings};
+use dot_proxy::clients::responses::ResponseLimit;
 use dot_proxy::config::Resolved;
 use dot_proxy::drops::Drops;
 use dot_proxy::events::Events;
@@ -18,7 +19,7 @@ use dot_proxy::wire::name::from_text;
 use dot_proxy::wire::reply;
 use dot_proxy::wire::request::parse;
 use dot_proxy::wire::response::{Answer, TtlBounds};
-use dot_proxy_config::Config;
+use dot_proxy_config::{Config, Responses};
 use prometheus_client::registry::Registry;
 use tokio::runtime::Runtime;
 
@@ -65,6 +66,7 @@ fn resolver(cache: Cache, runtime: &Runtime) -> Arc<Resolver> {
         in_flight: config.in_flight,
         in_flight_of_one: config.clients.in_flight,
         cookies: config.cookies,
+        responses: ResponseLimit::of(&Responses::default(), tokio::time::Instant::now()).into(),
         drops: Drops::new(&mut Registry::default()),
     };
     Arc::new(Resolver::new(stages, runtime.handle().clone(), &mut Registry::default()))

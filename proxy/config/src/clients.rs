@@ -88,8 +88,11 @@ pub struct Responses {
     pub per_second: u32,
     /// Responses that may come at once before that rate holds.
     pub burst: u32,
-    /// Beyond the limit every so manieth query is answered by an empty, truncated reply, so that a true client asks over
-    /// TCP; the others are dropped. 0: all are dropped.
+    /// Responses a second to all networks together; addresses from which a connection came within the last hour are not
+    /// counted. As many may come at once. 0: no limit.
+    pub per_second_in_all: u32,
+    /// Beyond a limit every so manieth query is answered by an empty, truncated reply, so that a true client asks over
+    /// TCP; the others are dropped. A network that is a little beyond its own gets one for each. 0: all are dropped.
     pub slip: u32,
 }
 
@@ -142,7 +145,7 @@ impl Default for Weights {
 
 impl Default for Responses {
     fn default() -> Self {
-        Self { per_second: 500, burst: 1_000, slip: 2 }
+        Self { per_second: 500, burst: 1_000, per_second_in_all: 5_000, slip: 2 }
     }
 }
 
@@ -167,6 +170,7 @@ impl Clients {
             ("shutOut.slowedTo", shut_out.slowed_to, 1, 1_000_000),
             ("responses.perSecond", responses.per_second, 0, 1_000_000),
             ("responses.burst", responses.burst, 1, 1_000_000),
+            ("responses.perSecondInAll", responses.per_second_in_all, 0, 1_000_000),
             ("responses.slip", responses.slip, 0, 100),
         ] {
             crate::config::in_range(&format!("clients.{path}"), value, least, most)?;

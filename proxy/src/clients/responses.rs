@@ -1,7 +1,8 @@
-//! How many datagrams are answered by something larger: a limit for each network, so that nobody is flooded by what
-//! others asked in its name.
+//! How many datagrams of strangers are answered by something larger: a limit for each network, so that nobody is flooded
+//! by what others asked in its name, and one for all together, so that many are not either.
 //!
-//! What is limited is queries, before anything is done for them: each brings one response at most.
+//! What is limited is queries, before anything is looked up for them: each brings one response at most. Who has shown that
+//! its address is its own, by a connection, counts towards its network alone; who shows a cookie is not counted at all.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -11,59 +12,160 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
+use super::who::Who;
+
 /// Networks are counted in so many places. Those that fall into one share its rate, and nobody can foresee which do.
 const PLACES: usize = 4096;
 
-/// The limit for each network.
+/// Addresses that a connection came from are remembered in so many places, the last of each.
+const REMEMBERED: usize = 4096;
+
+/// For so many seconds, as long as a cookie is good.
+const LIFETIME: u64 = 3_600;
+
+/// Truncated replies to a network for each response, before they are only for every so manieth query: who asks for a
+/// little more than its share loses nothing but time.
+const TRUNCATED: u64 = 2;
+
+/// The limits.
 pub struct ResponseLimit {
     hasher: RandomState,
-    /// When each place will have made up for what it took, in nanoseconds since the beginning (GCRA). Made when the first
-    /// stranger comes: most sidecars never see one.
-    places: OnceLock<Box<[AtomicU64]>>,
+    /// Made when the first stranger comes: most sidecars never see one.
+    networks: OnceLock<Box<[Network]>>,
+    /// Made when the first stranger connects. Of each the tag of an address, and the second in which it connected.
+    connected: OnceLock<Box<[AtomicU64]>>,
+    all: Taken,
     began: Instant,
-    /// Nanoseconds for one response; 0: there is no limit.
-    interval: u64,
-    /// Nanoseconds that may be borrowed.
-    burst: u64,
+    for_network: Rate,
+    for_network_truncated: Rate,
+    for_all: Rate,
     /// Every so manieth query beyond is answered.
     slip: u32,
     beyond: AtomicU32,
 }
 
+/// What becomes of a stranger's query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// It is answered.
+    Response,
+    /// It is told to come again, over TCP or with a cookie, by something no larger than it is.
+    Told,
+    /// It is not answered.
+    Nothing,
+}
+
+/// What a network has taken.
+#[derive(Debug, Default)]
+struct Network {
+    responses: Taken,
+    truncated: Taken,
+}
+
+/// How much may be taken.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    /// Nanoseconds for one; 0: there is no limit.
+    interval: u64,
+    /// Nanoseconds that may be borrowed.
+    burst: u64,
+}
+
+/// When what was taken will be made up for, in nanoseconds since the beginning (GCRA).
+#[derive(Debug, Default)]
+struct Taken(AtomicU64);
+
+impl Rate {
+    fn new(per_second: u64, burst: u64) -> Self {
+        let interval = 1_000_000_000u64.checked_div(per_second).unwrap_or(0);
+        Self { interval, burst: interval * burst }
+    }
+}
+
+impl Taken {
+    /// Takes one, unless that is more than may be.
+    fn take(&self, rate: Rate, now: u64) -> bool {
+        let take = |due: u64| {
+            let due = due.max(now) + rate.interval;
+            (due - now <= rate.burst).then_some(due)
+        };
+        rate.interval == 0 || self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+}
+
 impl ResponseLimit {
-    /// The limit as it is written.
+    /// The limits as they are written.
     pub fn of(written: &dot_proxy_config::Responses, now: Instant) -> Self {
-        let interval = 1_000_000_000u64.checked_div(written.per_second.into()).unwrap_or(0);
+        let (per_second, burst, all) =
+            (written.per_second.into(), written.burst.into(), written.per_second_in_all.into());
         Self {
             hasher: RandomState::default(),
-            places: OnceLock::new(),
+            networks: OnceLock::new(),
+            connected: OnceLock::new(),
+            all: Taken::default(),
             began: now,
-            interval,
-            burst: interval * u64::from(written.burst),
+            for_network: Rate::new(per_second, burst),
+            for_network_truncated: Rate::new(TRUNCATED * per_second, TRUNCATED * burst),
+            for_all: Rate::new(all, all),
             slip: written.slip,
             beyond: AtomicU32::new(0),
         }
     }
 
-    /// Takes one response for a source's network; false where the limit is reached.
-    pub fn take(&self, source: IpAddr, now: Instant) -> bool {
-        if self.interval == 0 {
-            return true;
-        }
-        let places = self.places.get_or_init(|| (0..PLACES).map(|_| AtomicU64::new(0)).collect());
+    /// Takes one response for a source, if it may have one.
+    pub fn take(&self, source: IpAddr, now: Instant) -> Grant {
+        let since = self.since(now);
+        let networks = self.networks.get_or_init(|| (0..PLACES).map(|_| Network::default()).collect());
         let index = usize::try_from(self.hasher.hash_one(network(source)) % PLACES as u64).expect("less than PLACES");
-        let now = u64::try_from(now.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX);
-        let take = |due: u64| {
-            let due = due.max(now) + self.interval;
-            (due - now <= self.burst).then_some(due)
-        };
-        places[index].fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        let network = &networks[index];
+        if !network.responses.take(self.for_network, since) {
+            if self.slip > 0 && network.truncated.take(self.for_network_truncated, since) {
+                return Grant::Told;
+            }
+        } else if self.has_connected(source, since) || self.all.take(self.for_all, since) {
+            return Grant::Response;
+        }
+        self.beyond()
     }
 
-    /// Whether a query beyond the limit is answered all the same, by something no larger than it is.
-    pub fn slips(&self) -> bool {
-        self.slip > 0 && self.beyond.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.slip)
+    /// What a query beyond all limits gets.
+    pub fn beyond(&self) -> Grant {
+        let slips = self.slip > 0 && self.beyond.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.slip);
+        if slips { Grant::Told } else { Grant::Nothing }
     }
+
+    /// Remembers that a connection came from an address: nobody can forge that.
+    pub fn connected(&self, source: IpAddr, now: Instant) {
+        let connected = self.connected.get_or_init(|| (0..REMEMBERED).map(|_| AtomicU64::new(0)).collect());
+        let (index, tag) = self.remembered_at(source);
+        connected[index].store(tag | seconds(self.since(now)), Ordering::Relaxed);
+    }
+
+    fn has_connected(&self, source: IpAddr, since: u64) -> bool {
+        let Some(connected) = self.connected.get() else { return false };
+        let (index, tag) = self.remembered_at(source);
+        let found = connected[index].load(Ordering::Relaxed);
+        found & TAG == tag && found != 0 && seconds(since).saturating_sub(found & !TAG) <= LIFETIME
+    }
+
+    /// Where an address is remembered, and by what it is known there.
+    fn remembered_at(&self, source: IpAddr) -> (usize, u64) {
+        let hash = self.hasher.hash_one(Who::of_network(source));
+        (usize::try_from(hash % REMEMBERED as u64).expect("less than REMEMBERED"), hash & TAG)
+    }
+
+    /// Nanoseconds since the beginning.
+    fn since(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The half of a remembered address that tells which it is; the other half tells when.
+const TAG: u64 = 0xffff_ffff_0000_0000;
+
+/// Seconds, from 1 on, which fit into half for 136 years.
+fn seconds(nanoseconds: u64) -> u64 {
+    (nanoseconds / 1_000_000_000 + 1) & !TAG
 }
 
 /// A source's network: an IPv4 /24 or an IPv6 /56.
@@ -75,68 +177,4 @@ fn network(source: IpAddr) -> (bool, u128) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use dot_proxy_config::Responses;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    fn limit(per_second: u32, burst: u32, slip: u32) -> (ResponseLimit, Instant) {
-        let now = Instant::now();
-        (ResponseLimit::of(&Responses { per_second, burst, slip }, now), now)
-    }
-
-    fn taken(limit: &ResponseLimit, source: &str, now: Instant, tries: usize) -> usize {
-        (0..tries).filter(|_| limit.take(source.parse().unwrap(), now)).count()
-    }
-
-    #[test]
-    fn a_burst_is_let_through_and_then_the_rate() {
-        let (limit, now) = limit(10, 30, 2);
-        assert_eq!(taken(&limit, "192.0.2.1", now, 100), 30);
-        assert_eq!(taken(&limit, "192.0.2.1", now + Duration::from_secs(1), 100), 10);
-        assert_eq!(taken(&limit, "192.0.2.1", now + Duration::from_secs(1000), 100), 30);
-    }
-
-    #[test]
-    fn addresses_of_a_network_are_one_and_networks_are_apart() {
-        let (limit, now) = limit(10, 30, 2);
-        assert_eq!(taken(&limit, "192.0.2.1", now, 30), 30);
-        assert_eq!(taken(&limit, "192.0.2.255", now, 30), 0);
-        assert_eq!(taken(&limit, "::ffff:192.0.2.9", now, 30), 0);
-        // One in 4,096 shares the place: of three others none does in all runs but one in 10^10.
-        let others = ["192.0.3.1", "198.51.100.1", "2001:db8:0:100::1"];
-        assert!(others.iter().any(|other| taken(&limit, other, now, 1) == 1));
-        assert_eq!(network("2001:db8:0:1ff::1".parse().unwrap()), network("2001:db8:0:100::".parse().unwrap()));
-        assert_ne!(network("2001:db8:0:200::1".parse().unwrap()), network("2001:db8:0:100::".parse().unwrap()));
-    }
-
-    #[test]
-    fn every_so_manieth_beyond_the_limit_slips_through() {
-        for (slip, expected) in [(0, 0), (1, 100), (2, 50), (3, 34)] {
-            let (limit, _) = limit(1, 1, slip);
-            assert_eq!((0..100).filter(|_| limit.slips()).count(), expected);
-        }
-    }
-
-    #[test]
-    fn without_a_rate_there_is_no_limit() {
-        let (limit, now) = limit(0, 1, 2);
-        assert_eq!(taken(&limit, "192.0.2.1", now, 100_000), 100_000);
-    }
-
-    proptest! {
-        /// However queries come, no stretch of time sees more than the burst and the rate over it.
-        #[test]
-        fn the_rate_is_never_exceeded(pauses in prop::collection::vec(0u64..200, 1..300)) {
-            let (limit, began) = limit(20, 5, 2);
-            let (mut now, mut count) = (began, 0u64);
-            for pause in pauses {
-                now += Duration::from_millis(pause);
-                count += u64::from(limit.take("192.0.2.1".parse().unwrap(), now));
-                let most = 5 + u64::try_from((now - began).as_millis()).unwrap() * 20 / 1000 + 1;
-                prop_assert!(count <= most);
-            }
-        }
-    }
-}
+mod tests;

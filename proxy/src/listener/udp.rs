@@ -162,7 +162,7 @@ impl Reader {
             let peer = datagram.peer;
             let trust = match clients.admit_datagram(peer.address, now) {
                 Admission::Free => Trust::Usual,
-                Admission::CookieRequired { else_told } => Trust::WithCookie { else_told },
+                Admission::Unproven { cookie_required } => Trust::Unproven { cookie_required },
                 Admission::Dropped => continue,
             };
             let sender = Sender { protocol: Protocol::Udp, address: peer.address, trust };

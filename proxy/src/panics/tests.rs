@@ -3,15 +3,17 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use dot_proxy_config::Strategy;
+use dot_proxy_config::{Responses, Strategy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::*;
 use crate::cache::{self, Cache};
 use crate::clients::access::Access;
+use crate::clients::responses::ResponseLimit;
 use crate::clients::{Clients, Telling};
 use crate::drops::Drops;
 use crate::listener::{self, Sockets, tcp, udp};
@@ -46,6 +48,7 @@ fn resolver(server: &Scripted) -> (Arc<Resolver>, Panics) {
         in_flight: 64,
         in_flight_of_one: 64,
         cookies: None,
+        responses: ResponseLimit::of(&Responses::default(), Instant::now()).into(),
         drops: Drops::new(&mut registry),
     };
     (Arc::new(Resolver::new(stages, Handle::current(), &mut registry)), panics)
@@ -69,7 +72,7 @@ fn ask(resolver: &Arc<Resolver>, names: &[&str]) -> Vec<oneshot::Receiver<Vec<u8
     let mut asking = Asking::default();
     let asked = names.iter().map(|name| {
         let (recipient, reply) = Recipient::caller();
-        let (now, mut out) = (tokio::time::Instant::now(), Vec::new());
+        let (now, mut out) = (Instant::now(), Vec::new());
         let address = "127.0.0.1:40000".parse().unwrap();
         let sender = Sender { protocol: Protocol::Udp, address, trust: Trust::Usual };
         let step = resolver.begin(&query(7, name), sender, now, &mut out, &mut asking, || recipient);
@@ -143,7 +146,8 @@ async fn readers_and_connections_survive_a_panic_over_one_message() {
     let metrics = listener::Metrics::telling(Events::none(), panics.clone());
     let settings = dot_proxy_config::Clients::default();
     let limits = tcp::Limits::of(8, &settings);
-    let telling = Telling { runtime: Handle::current(), drops: resolver.drops().clone(), events: Events::none() };
+    let (drops, responses) = (resolver.drops().clone(), Arc::clone(resolver.responses()));
+    let telling = Telling { runtime: Handle::current(), drops, responses, events: Events::none() };
     let clients = Clients::new(Access::private_and(&[]), settings, telling, &mut Registry::default());
     let readers = udp::Readers::start(sockets.udp, &clients, &resolver, &metrics).unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);

@@ -6,8 +6,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::{Resolver, Sender, Step};
+use super::{Resolver, Sender, Step, Trust};
 use crate::clients::cookies::Worth;
+use crate::clients::responses::Grant;
 use crate::drops::Dropped;
 use crate::wire::request::{Asked, Edns, Question};
 use crate::wire::{Rcode, reply};
@@ -56,21 +57,32 @@ impl Resolver {
         Some(worth)
     }
 
-    /// What a query gets that would have needed a cookie: a fresh one to come again with (RFC 7873 §5.2.3, §5.2.4), or TC to
-    /// come again over TCP, if it is told anything. Whichever it is, it is no larger than the query of so many octets.
-    #[cold]
-    pub(super) fn answer_unproven(
-        &self,
-        asked: Asked,
-        question: Question<'_>,
-        octets: usize,
-        told: bool,
-        out: &mut Vec<u8>,
-    ) -> Step {
-        self.drops.count(Dropped::Responses);
-        if !told {
-            return Step::Withheld;
+    /// What a message is granted whose cookie is worth this.
+    #[inline]
+    pub(super) fn grant(&self, sender: Sender, worth: Option<Worth>, now: Instant) -> Grant {
+        match sender.trust {
+            Trust::Usual => Grant::Response,
+            Trust::Unproven { cookie_required } => self.grant_unproven(sender, cookie_required, worth, now),
         }
+    }
+
+    #[cold]
+    fn grant_unproven(&self, sender: Sender, cookie_required: bool, worth: Option<Worth>, now: Instant) -> Grant {
+        let granted = match worth {
+            Some(Worth::Valid) => Grant::Response,
+            _ if cookie_required => self.responses.beyond(),
+            _ => self.responses.take(sender.address.ip(), now),
+        };
+        if granted != Grant::Response {
+            self.drops.count(Dropped::Responses);
+        }
+        granted
+    }
+
+    /// What a query gets that would have needed a cookie: a fresh one to come again with (RFC 7873 §5.2.3, §5.2.4), or TC to
+    /// come again over TCP. Whichever it is, it is no larger than the query of so many octets.
+    #[cold]
+    pub(super) fn tell_unproven(&self, asked: Asked, question: Question<'_>, octets: usize, out: &mut Vec<u8>) -> Step {
         let start = out.len();
         if asked.edns.is_some_and(|edns| edns.cookie.is_some()) {
             reply::failure(out, asked, question, Rcode::BADCOOKIE, None);

@@ -104,7 +104,8 @@ async fn what_slips_beyond_the_limit_sends_a_true_client_to_tcp() {
     let (truncated, whole): (Vec<_>, Vec<_>) =
         replies.iter().map(|reply| Message::from_vec(reply).unwrap()).partition(|reply| reply.metadata.truncation);
     assert!((5..=7).contains(&whole.len()), "{}", whole.len());
-    assert!((9..=10).contains(&truncated.len()), "{}", truncated.len());
+    // Ten, as its network is a little beyond its limit, and then every second one.
+    assert!((14..=16).contains(&truncated.len()), "{}", truncated.len());
     assert!(truncated.iter().all(|reply| reply.answers.is_empty()));
     assert_eq!(ask_over_tcp(proxy.address, &message(9, "localhost.", RecordType::A)).await.answers.len(), 1);
     assert!(proxy.metric("dot_proxy_dropped_total{reason=\"responses\"}").await >= 18);
