@@ -1,5 +1,6 @@
 //! Where queries come in: sockets, and how many may come at once.
 
+mod kernel;
 pub mod tcp;
 pub mod udp;
 

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use self::client::{Client, Scratch};
 use self::closed::{Closed, reset};
 use self::connections::{Connections, Full};
-use super::{ClosedLabel, Metrics};
+use super::{ClosedLabel, Metrics, kernel};
 use crate::clients::Clients;
 use crate::clients::table::Offence;
 use crate::drops::Dropped;
@@ -220,7 +220,7 @@ impl Shared {
 /// Serves a client until it leaves or is let go; its slot is free when this ends.
 async fn converse(mut client: Client<TcpStream>, mut stop: watch::Receiver<bool>) -> (TcpStream, Closed) {
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
-    let mut stopping = false;
+    let (mut stopping, mut awaited) = (false, 1);
     let mut timer = pin!(sleep_until(client.due(Instant::now()).0));
     let reason = poll_fn(|context: &mut Context<'_>| {
         if !stopping && stopped.as_mut().poll(context).is_ready() {
@@ -231,6 +231,10 @@ async fn converse(mut client: Client<TcpStream>, mut stop: watch::Receiver<bool>
             let polled = SCRATCH.with_borrow_mut(|scratch| client.poll(context, scratch));
             if polled.is_ready() {
                 return polled;
+            }
+            if client.awaited() != awaited {
+                awaited = client.awaited();
+                let _ = kernel::wake_at(client.stream(), awaited); // else it is woken more often
             }
             // The timer is not moved with every query: when it ends, it is seen what the client did meanwhile. But what
             // is due may have come nearer: a query has begun, or replies are no longer taken.

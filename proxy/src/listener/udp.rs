@@ -11,9 +11,9 @@ use std::{io, net};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::Metrics;
+use super::{Metrics, kernel};
 use crate::clients::table::Offence;
 use crate::clients::{Admission, Clients};
 use crate::datagrams::{BATCH, Batch, Datagram, DatagramSocket, Inbox};
@@ -65,6 +65,10 @@ impl Readers {
             let ended = NotifyAtEnd(Arc::clone(&readers.ended));
             let read = move || {
                 let _ended = ended;
+                // Connections have a thread of their own, which is busy when there are many. Without the wish it still works.
+                if let Err(error) = kernel::run_soon() {
+                    debug!(%error, "a reader of datagrams runs like any other thread");
+                }
                 Reader::new(socket, clients, resolver, metrics).run();
             };
             let thread = thread::Builder::new().name(format!("udp-{index}")).stack_size(STACK);

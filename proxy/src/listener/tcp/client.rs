@@ -118,6 +118,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         (self.active + limits.idle, reason)
     }
 
+    /// How many octets must come before there is anything to do: the rest of a query that has begun. Who sends it octet by
+    /// octet does not take a turn for each.
+    pub(super) fn awaited(&self) -> usize {
+        let Some((length, begun)) = self.unread.split_first_chunk() else { return 1 };
+        usize::from(u16::from_be_bytes(*length)).saturating_sub(begun.len()).max(1)
+    }
+
+    /// The connection.
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Gives the connection back; nothing is owed any more.
     pub(super) fn into_stream(self) -> S {
         self.outbox.close();
