@@ -38,6 +38,8 @@ struct Scale {
     /// How long an attack goes on before the good client begins, and after it has ended: for queries that it sends again.
     before: f64,
     after: f64,
+    /// How long clients that never read go on after it has ended: until they are let go, after ten seconds by default.
+    never_reads_after: f64,
     /// Names that are asked for once before the attacks, so that the cache is as full as it gets.
     names: u64,
     cache: &'static str,
@@ -47,10 +49,33 @@ struct Scale {
     rate: Option<u64>,
 }
 
-const FULL: Scale =
-    Scale { seconds: 5.0, before: 1.0, after: 3.0, names: 250_000, cache: "32Mi", retry: 1_000, rate: None };
-const SHORT: Scale =
-    Scale { seconds: 1.0, before: 0.3, after: 0.7, names: 10_000, cache: "1Mi", retry: 300, rate: Some(10_000) };
+const FULL: Scale = Scale {
+    seconds: 5.0,
+    before: 1.0,
+    after: 3.0,
+    never_reads_after: 6.0,
+    names: 250_000,
+    cache: "32Mi",
+    retry: 1_000,
+    rate: None,
+};
+const SHORT: Scale = Scale {
+    seconds: 1.0,
+    before: 0.3,
+    after: 0.7,
+    never_reads_after: 0.7,
+    names: 10_000,
+    cache: "1Mi",
+    retry: 300,
+    rate: Some(10_000),
+};
+
+impl Scale {
+    /// How long an attack goes on after the good client has ended.
+    fn after_of(&self, kind: Kind) -> f64 {
+        if kind == Kind::NeverReads { self.never_reads_after } else { self.after }
+    }
+}
 
 /// Attacks, prints the tables, writes the summary.
 pub(super) fn run(options: &Options) -> Outcome<()> {

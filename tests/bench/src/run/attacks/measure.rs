@@ -92,7 +92,7 @@ impl Server {
         self.server.process.forget_most()?;
         let drops = (network::dropped_at(self.server.port)?, network::not_accepted(), network::sent_nowhere());
         let mut arguments =
-            format!("--kind {} --seconds {}", kind_name(kind), scale.before + scale.seconds + scale.after);
+            format!("--kind {} --seconds {}", kind_name(kind), scale.before + scale.seconds + scale.after_of(kind));
         if let Some(rate) = scale.rate.filter(|_| kind.fills_udp()) {
             arguments += &format!(" --rate {rate}");
         }

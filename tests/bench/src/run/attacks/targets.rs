@@ -2,7 +2,6 @@
 
 use super::measure::{Attacked, SLACK};
 use super::memory_limit;
-use crate::attack::Kind;
 use crate::run::contender::PROXY;
 
 /// How many times the p99 of the quiet the p99 under attack may be.
@@ -67,11 +66,7 @@ fn verdicts(attacked: &Attacked, brief: bool) -> [Option<Verdict>; WANTED.len()]
         at_most(megabytes(memory_limit::OCTETS), megabytes(attacked.most_memory), 1),
         at_most(megabytes(SLACK), megabytes(after.memory.saturating_sub(before.memory)), 1),
         none(after.descriptors.saturating_sub(before.descriptors)),
-        // Anybody's addresses are as many as there are limits; one network's share one.
-        attacked
-            .amplification
-            .filter(|_| attacked.attack == Kind::Reflection)
-            .and_then(|factor| at_most(1.0, factor, 2)),
+        attacked.amplification.and_then(|factor| at_most(1.0, factor, 2)),
     ]
 }
 
