@@ -20,6 +20,8 @@ pub const PROFILE: &str = "dot-sidecar.io/profile";
 pub const CONFIG: &str = "dot-sidecar.io/config";
 /// Written by the injector: what was done, and what was there before.
 pub const STATUS: &str = "dot-sidecar.io/status";
+/// Written by the leader on its Lease: what it knows of cluster DNS, for who looks from outside.
+pub const CLUSTER: &str = "dot-sidecar.io/cluster";
 /// Label written by the injector on every pod that has the sidecar.
 pub const INJECTED_LABEL: &str = "dot-sidecar.io/injected";
 

@@ -104,7 +104,7 @@ pub async fn run(
         background.spawn(keep_default(client.clone(), profile.clone(), profiles.clone()));
     }
     let candidate = Candidate::new(client.clone(), &config.namespace, &config.lease, config.identity.clone());
-    let (candidate, leading) = candidate.owned_by(&config.deployment).stand();
+    let (candidate, leading) = candidate.owned_by(&config.deployment).telling(&cluster).stand();
     let operator = Operator {
         client: client.clone(),
         cluster: cluster.clone(),

@@ -1,11 +1,16 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod connection;
 mod crd;
 mod explain;
 mod inject;
+mod installation;
 mod offline;
 mod serve;
+mod status;
+mod table;
+mod uninject;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -23,7 +28,8 @@ use clap::{Parser, Subcommand};
 )]
 #[command(
     after_help = "A pod asks by the annotation dot-sidecar.io/inject: \"true\", a namespace for all its pods by the label of \
-the same name.\n\nExit codes: 0 done; 1 failed at work, or a pod is denied; 2 wrong usage or configuration."
+the same name.\n\nExit codes: 0 done, and all is well; 1 failed at work, or not all is well (a pod is denied or missing, a check failed); \
+2 wrong usage or configuration."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -36,10 +42,14 @@ enum Command {
     Serve(serve::Serve),
     /// Print manifests as admission would make them, without a cluster
     Inject(inject::Inject),
+    /// Print manifests without the sidecar, as they were before, without a cluster
+    Uninject(uninject::Uninject),
     /// Say what would happen to the pods of manifests, and why
     Explain(explain::Explain),
     /// Check whether the cluster can run the sidecar, and whether the installation is healthy
     Check(check::Check),
+    /// Say which pods have the sidecar, which have an outdated one, and which lack it
+    Status(status::Status),
     /// Print the definition of ProxyProfile (CustomResourceDefinition), as the chart installs it
     Crd(crd::Crd),
 }
@@ -71,6 +81,8 @@ impl Cli {
         let done = match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Inject(inject) => inject.run(),
+            Command::Uninject(uninject) => uninject.run(),
+            Command::Status(status) => status.run(),
             Command::Explain(explain) => explain.run(),
             Command::Check(check) => check.run(),
             Command::Crd(crd) => crd.run(),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use dot_proxy_config::{Server, Suffix};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::inject::DnsOption;
 
@@ -24,7 +24,7 @@ pub struct ClusterSettings {
 }
 
 /// The cluster's DNS, as a pod of policy ClusterFirst sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterDns {
     /// The cluster's domain.
     pub domain: Suffix,
@@ -60,6 +60,16 @@ impl fmt::Display for ClusterError {
 impl std::error::Error for ClusterError {}
 
 impl ClusterDns {
+    /// Stands in for a cluster's DNS of which nothing is known, where only the shape of a pod matters.
+    pub fn unknown() -> Self {
+        Self {
+            domain: "cluster.local".parse().expect("a domain name of two labels"),
+            servers: vec![IpAddr::from([10, 96, 0, 10])],
+            searches: Vec::new(),
+            options: vec![DnsOption::from_resolv_conf(DEFAULT_OPTIONS)],
+        }
+    }
+
     /// Joins what is set with what the injector's own resolv.conf says.
     pub fn new(settings: &ClusterSettings, resolv_conf: &ResolvConf) -> Result<Self, ClusterError> {
         let domain = match settings.domain.as_str() {

@@ -31,10 +31,11 @@ use crate::settings::Settings;
 
 pub use apply::{patch, patched};
 pub use dns::{DnsOption, search_warnings};
+pub use original::{Record, Stripped};
 pub use refusal::Refusal;
 
 use dns::Resolution;
-use original::{Original, Status, Stripped};
+use original::{Original, Status};
 use pod::Pod;
 
 /// Where the pod's resolver looks: the proxy, on loopback.
@@ -307,7 +308,7 @@ fn plan(
     warnings: &mut Vec<String>,
 ) -> Result<Plan, Refusal> {
     let profile = chosen.profile;
-    let overrides = allowed_overrides(pod, chosen)?;
+    let overrides = allowed_overrides(&pod.metadata.annotations, chosen)?;
     obstacles::find(pod, profile.own_nameservers)?;
     if stripped.dns_unrecorded {
         warnings
@@ -316,7 +317,7 @@ fn plan(
     let (config, resolution) = resolved(pod, subject.namespace, cluster, profile, &overrides, warnings)?;
     let resources = resources::for_sidecar(&pod.spec, &profile.resources, &overrides, subject.limits, warnings)?;
     let user = sidecar::user(&pod.spec, settings.sidecar.run_as_user)?;
-    let image = overrides.image.as_deref().or(profile.image.as_deref()).unwrap_or(&settings.sidecar.image);
+    let image = image_of(&overrides, profile, settings);
     let original = Original::of(&stripped.pod);
     Ok(Plan {
         container: sidecar::container(&settings.sidecar, image, user, &resources),
@@ -327,9 +328,18 @@ fn plan(
         config: checked(&config)?,
         proxy: config,
         searches: resolution.searches,
-        status: Status { injector: env!("CARGO_PKG_VERSION").to_owned(), profile: chosen.name.to_owned(), original }
-            .to_json(),
+        status: Status {
+            injector: env!("CARGO_PKG_VERSION").to_owned(),
+            profile: chosen.name.to_owned(),
+            image: Some(image.to_owned()),
+            original,
+        }
+        .to_json(),
     })
+}
+
+fn image_of<'a>(overrides: &'a Overrides, profile: &'a Profile, settings: &'a Settings) -> &'a str {
+    overrides.image.as_deref().or(profile.image.as_deref()).unwrap_or(&settings.sidecar.image)
 }
 
 /// The proxy's configuration for a pod, and the pod's own resolver.
@@ -366,14 +376,39 @@ pub fn configuration(
 ) -> Result<String, Refusal> {
     let chosen = Chosen::named(annotations, profiles)?;
     let pod = Pod::recorded(annotations)?;
-    let overrides = allowed_overrides(&pod, chosen)?;
+    let overrides = allowed_overrides(annotations, chosen)?;
     let (config, _) = resolved(&pod, namespace, cluster, chosen.profile, &overrides, &mut Vec::new())?;
     checked(&config)
 }
 
+/// The image that the sidecar of a pod with these annotations would have now.
+pub fn image(
+    annotations: &BTreeMap<String, String>,
+    settings: &Settings,
+    profiles: &Profiles,
+) -> Result<String, Refusal> {
+    let chosen = Chosen::named(annotations, profiles)?;
+    let overrides = allowed_overrides(annotations, chosen)?;
+    Ok(image_of(&overrides, chosen.profile, settings).to_owned())
+}
+
+/// The pod without the sidecar and all that came with it, as it was before.
+pub fn without_sidecar(pod: &Value) -> Stripped {
+    original::strip(pod)
+}
+
+/// Whether the sidecar is among the pod's init containers, and the pod's DNS points to it.
+pub fn is_served(pod: &Value) -> bool {
+    original::sidecar(pod).is_some() && original::has_our_dns(pod)
+}
+
+/// The sidecar's image, where it has one.
+pub fn sidecar_image(pod: &Value) -> Option<&str> {
+    original::sidecar(pod)?.get("image").and_then(Value::as_str)
+}
+
 /// What the pod's author overrides, if the profile lets them.
-fn allowed_overrides(pod: &Pod, chosen: Chosen<'_>) -> Result<Overrides, Refusal> {
-    let annotations = &pod.metadata.annotations;
+fn allowed_overrides(annotations: &BTreeMap<String, String>, chosen: Chosen<'_>) -> Result<Overrides, Refusal> {
     let mut used = annotations::used_overrides(annotations);
     if let Some(annotation) = used.find(|known| !chosen.profile.annotations.allowed.contains(known)) {
         return Err(Refusal::NotAllowed { annotation, profile: chosen.name.to_owned() });

@@ -34,4 +34,5 @@ pub mod quantity;
 pub mod readiness;
 pub mod server;
 pub mod settings;
+pub mod state;
 pub mod webhook;

@@ -107,6 +107,16 @@ impl Manifest {
         findings
     }
 
+    /// Takes the sidecar, and all that came with it, out of every pod. Tells the objects of which it is not recorded what their DNS
+    /// was before.
+    pub fn uninject(&mut self) -> Vec<String> {
+        let mut unrecorded = Vec::new();
+        for document in &mut self.documents {
+            uninject_from(&mut document.value, &mut unrecorded, &mut document.changed);
+        }
+        unrecorded
+    }
+
     /// The manifest as text; documents in which nothing was changed stand as they were written.
     pub fn write(&self) -> Result<String, ManifestError> {
         let texts = self.documents.iter().map(|document| match (document.changed, self.is_json) {
@@ -173,9 +183,9 @@ fn inject_into(
         return;
     }
     let Some(path) = pod_path(&object_kind) else { return };
-    let text = |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
-    let name = text("/metadata/name").or_else(|| text("/metadata/generateName")).unwrap_or_default();
-    let namespace = text("/metadata/namespace").unwrap_or_else(|| surroundings.namespace.clone());
+    let name = name(value);
+    let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(&surroundings.namespace);
+    let namespace = namespace.to_owned();
     let Some(pod) = value.pointer_mut(path) else { return };
     let limits = facts.limits.get(&namespace).cloned().unwrap_or_default();
     let labels = facts.namespaces.get(&namespace).cloned().unwrap_or_default();
@@ -193,6 +203,42 @@ fn inject_into(
         *changed = true;
     }
     findings.push(Finding { object: format!("{object_kind}/{name}"), namespace, verdict });
+}
+
+/// Takes the sidecar out of the pods in an object, and in the items of a list.
+fn uninject_from(value: &mut Value, unrecorded: &mut Vec<String>, changed: &mut bool) {
+    if kind(value).ends_with("List") {
+        let items = value.get_mut("items").and_then(Value::as_array_mut);
+        items.into_iter().flatten().for_each(|item| uninject_from(item, unrecorded, changed));
+        return;
+    }
+    let Some(path) = pod_path(kind(value)) else { return };
+    let object = format!("{}/{}", kind(value), name(value));
+    let Some(pod) = value.pointer_mut(path) else { return };
+    let stripped = inject::without_sidecar(pod);
+    if stripped.pod == *pod {
+        return;
+    }
+    let had_context = !is_empty(pod.pointer("/spec/securityContext"));
+    *pod = stripped.pod;
+    // The sysctl was all that it held.
+    if had_context && is_empty(pod.pointer("/spec/securityContext")) {
+        pod.get_mut("spec").and_then(Value::as_object_mut).map(|spec| spec.shift_remove("securityContext"));
+    }
+    *changed = true;
+    if stripped.dns_unrecorded {
+        unrecorded.push(object);
+    }
+}
+
+fn is_empty(map: Option<&Value>) -> bool {
+    map.and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
+}
+
+/// The object's name, or what its name begins with.
+fn name(value: &Value) -> String {
+    let text = |path: &str| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
+    text("/metadata/name").or_else(|| text("/metadata/generateName")).unwrap_or_default()
 }
 
 impl Finding {
@@ -267,3 +313,6 @@ fn yaml_document(text: &str, first_line: usize) -> Result<Option<Document>, Mani
 fn failed(error: impl fmt::Display) -> ManifestError {
     ManifestError(format!("the result could not be written: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

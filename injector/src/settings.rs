@@ -1,5 +1,6 @@
 //! The injector's configuration file: the sidecar's container, the cluster, and the profile `default` that is to be kept.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// The ProxyProfile `default` as the injector is to keep it; `null` leaves it to the administrator.
     pub profile: Option<Profile>,
+    /// Namespaces of which the API server shows no pod to the injector.
+    pub excluded_namespaces: BTreeSet<String>,
 }
 
 /// The container that is put into pods.
@@ -49,7 +52,12 @@ pub struct SettingsError(String);
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { sidecar: Sidecar::default(), cluster: ClusterSettings::default(), profile: Some(Profile::default()) }
+        Self {
+            sidecar: Sidecar::default(),
+            cluster: ClusterSettings::default(),
+            profile: Some(Profile::default()),
+            excluded_namespaces: BTreeSet::from(["kube-system".to_owned()]),
+        }
     }
 }
 

@@ -27,6 +27,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if or (eq .Values.platform "openshift") (and (eq .Values.platform "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}true{{ end }}
 {{- end }}
 
+{{/* The namespaces of which the API server shows no pod to the injector, as a list in JSON. */}}
+{{- define "dot-sidecar.excludedNamespaces" -}}
+{{- concat (list "kube-system" .Release.Namespace) .Values.webhook.excludedNamespaces | uniq | toJson }}
+{{- end }}
+
 {{/* The injector's configuration. What is empty is left out, so that the proxy's own default holds. */}}
 {{- define "dot-sidecar.config" -}}
 {{- $profile := omit (deepCopy .Values.profile) "managed" }}
@@ -42,5 +47,6 @@ sidecar:
   imagePullPolicy: {{ .Values.sidecar.image.pullPolicy }}
   runAsUser: {{ if include "dot-sidecar.openshift" . }}null{{ else }}{{ toJson .Values.sidecar.runAsUser }}{{ end }}
 cluster: {{- toYaml .Values.cluster | nindent 2 }}
+excludedNamespaces: {{ include "dot-sidecar.excludedNamespaces" . }}
 profile: {{- if .Values.profile.managed }}{{ toYaml $profile | nindent 2 }}{{ else }} null{{ end }}
 {{- end }}

@@ -12,12 +12,19 @@ use crate::manifest::{Finding, Manifest, Surroundings};
 use crate::profile::Profiles;
 use crate::settings::Settings;
 
-/// Manifests, and what the cluster is like.
+/// Manifests.
 #[derive(Debug, Args)]
-pub(super) struct Offline {
+pub(super) struct Manifests {
     /// Manifests in YAML or JSON, one or many; - reads standard input
     #[arg(long, short, value_name = "FILE")]
     filename: PathBuf,
+}
+
+/// Manifests, and what the cluster is like.
+#[derive(Debug, Args)]
+pub(super) struct Offline {
+    #[command(flatten)]
+    manifests: Manifests,
     /// The injector's configuration (in a cluster: the ConfigMap dot-injector); left out: the defaults
     #[arg(long, value_name = "FILE", env = "DOT_INJECTOR_CONFIG")]
     config: Option<PathBuf>,
@@ -32,18 +39,14 @@ pub(super) struct Offline {
     cluster_domain: Option<String>,
 }
 
-impl Offline {
-    /// Reads the manifests and decides about their pods.
-    pub(super) fn decide(&self) -> Result<(Manifest, Vec<Finding>), Failure> {
-        let surroundings = self.surroundings()?;
-        let text = self.manifests()?;
-        let mut manifest = Manifest::read(&text, &self.namespace)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", self.filename.display())))?;
-        let findings = manifest.inject(&surroundings);
-        Ok((manifest, findings))
+impl Manifests {
+    /// Reads all documents. What names no namespace is in `namespace`.
+    pub(super) fn read(&self, namespace: &str) -> Result<Manifest, Failure> {
+        Manifest::read(&self.text()?, namespace)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", self.filename.display())))
     }
 
-    fn manifests(&self) -> Result<String, Failure> {
+    fn text(&self) -> Result<String, Failure> {
         let mut text = String::new();
         let read = if self.filename == Path::new("-") {
             std::io::stdin().lock().read_to_string(&mut text)
@@ -52,6 +55,16 @@ impl Offline {
         };
         read.map_err(|error| Failure::Usage(format!("--filename {}: {error}", self.filename.display())))?;
         Ok(text)
+    }
+}
+
+impl Offline {
+    /// Reads the manifests and decides about their pods.
+    pub(super) fn decide(&self) -> Result<(Manifest, Vec<Finding>), Failure> {
+        let surroundings = self.surroundings()?;
+        let mut manifest = self.manifests.read(&self.namespace)?;
+        let findings = manifest.inject(&surroundings);
+        Ok((manifest, findings))
     }
 
     fn surroundings(&self) -> Result<Surroundings, Failure> {

@@ -4,6 +4,8 @@
 //! second time. What the DNS fields and the sysctl were before is recorded in the annotation `dot-sidecar.io/status`;
 //! what is read from there counts as the user's own input, and is checked like it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -20,6 +22,9 @@ pub(super) struct Status {
     pub(super) injector: String,
     /// The profile that was used.
     pub(super) profile: String,
+    /// The sidecar's image, told here for whoever sees the pod's metadata alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<String>,
     /// What injection replaced.
     pub(super) original: Original,
 }
@@ -38,12 +43,33 @@ pub(super) struct Original {
 }
 
 /// A pod without anything of ours.
-pub(super) struct Stripped {
-    pub(super) pod: Value,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stripped {
+    /// The pod.
+    pub pod: Value,
     /// It had our sidecar already: a copy, or the webhook's second call.
-    pub(super) had_sidecar: bool,
+    pub had_sidecar: bool,
     /// Its DNS fields were ours, and what they were before is not recorded.
-    pub(super) dns_unrecorded: bool,
+    pub dns_unrecorded: bool,
+}
+
+/// By what a pod was injected, as its annotation `dot-sidecar.io/status` tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The injector's version.
+    pub injector: String,
+    /// The profile's name.
+    pub profile: String,
+    /// The sidecar's image.
+    pub image: Option<String>,
+}
+
+impl Record {
+    /// Reads it; `None` where there is none that can be read.
+    pub fn read(annotations: &BTreeMap<String, String>) -> Option<Self> {
+        let status: Status = serde_json::from_str(annotations.get(STATUS)?).ok()?;
+        Some(Self { injector: status.injector, profile: status.profile, image: status.image })
+    }
 }
 
 impl Status {
@@ -64,7 +90,7 @@ impl Original {
     }
 }
 
-/// Takes away what injection adds, and puts back what it replaces.
+/// Takes away what injection adds, and puts back what it replaces. What stays keeps its order, for who reads it.
 pub(super) fn strip(pod: &Value) -> Stripped {
     let mut pod = pod.clone();
     let had_sidecar = remove_from(&mut pod, "/spec", "initContainers", is_our_container);
@@ -114,7 +140,13 @@ pub(super) fn is_port_start(name: &str) -> bool {
     name.replace('/', ".") == PORT_START
 }
 
-fn has_our_dns(pod: &Value) -> bool {
+/// Our container, where the pod has it.
+pub(super) fn sidecar(pod: &Value) -> Option<&Value> {
+    let containers = pod.pointer("/spec/initContainers").and_then(Value::as_array);
+    containers.into_iter().flatten().find(|container| is_our_container(container))
+}
+
+pub(super) fn has_our_dns(pod: &Value) -> bool {
     pod.pointer("/spec/dnsPolicy").and_then(Value::as_str) == Some("None")
         && pod.pointer("/spec/dnsConfig/nameservers") == Some(&json!([LOOPBACK]))
 }
@@ -123,11 +155,11 @@ fn restore_dns(pod: &mut Value, original: &Original) {
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return };
     match &original.dns_policy {
         Some(policy) => spec.insert("dnsPolicy".to_owned(), json!(policy)),
-        None => spec.remove("dnsPolicy"),
+        None => spec.shift_remove("dnsPolicy"),
     };
     match &original.dns_config {
         Some(config) => spec.insert("dnsConfig".to_owned(), Value::Object(config.clone())),
-        None => spec.remove("dnsConfig"),
+        None => spec.shift_remove("dnsConfig"),
     };
 }
 
@@ -168,7 +200,7 @@ fn remove_from(pod: &mut Value, parent: &str, key: &str, unwanted: impl Fn(&Valu
     list.retain(|item| !unwanted(item));
     let removed = list.len() < before;
     if removed && list.is_empty() {
-        parent.remove(key);
+        parent.shift_remove(key);
     }
     removed
 }
@@ -176,10 +208,10 @@ fn remove_from(pod: &mut Value, parent: &str, key: &str, unwanted: impl Fn(&Valu
 /// Removes one key of a map, and the map itself when it was the last.
 fn remove_key(pod: &mut Value, map: &str, key: &str) -> Option<Value> {
     let entries = pod.pointer_mut(map)?.as_object_mut()?;
-    let removed = entries.remove(key)?;
+    let removed = entries.shift_remove(key)?;
     if entries.is_empty() {
         let (parent, name) = map.rsplit_once('/')?;
-        pod.pointer_mut(parent)?.as_object_mut()?.remove(name);
+        pod.pointer_mut(parent)?.as_object_mut()?.shift_remove(name);
     }
     Some(removed)
 }

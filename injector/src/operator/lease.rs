@@ -2,6 +2,7 @@
 //!
 //! Clocks are not compared: another's lease is over when it was seen not to change for as long as it is meant to last.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -9,12 +10,14 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
+use crate::annotations::CLUSTER;
 use crate::certs::owner_reference;
+use crate::cluster::ClusterDns;
 
 /// Another one takes over when the leader was not heard of for so long.
 const DURATION_SECONDS: i32 = 15;
@@ -33,6 +36,8 @@ pub struct Candidate {
     identity: String,
     /// The Deployment with which the Lease goes.
     owner: Option<String>,
+    /// Annotations of the Lease.
+    told: BTreeMap<String, String>,
     deployments: Api<Deployment>,
     leading: watch::Sender<bool>,
     /// What was seen of another's lease, and since when.
@@ -48,6 +53,7 @@ impl Candidate {
             name: name.to_owned(),
             identity,
             owner: None,
+            told: BTreeMap::new(),
             deployments: Api::namespaced(client, namespace),
             leading: watch::channel(false).0,
             seen: None,
@@ -58,6 +64,13 @@ impl Candidate {
     /// Has the Lease removed with this Deployment.
     pub fn owned_by(mut self, deployment: &str) -> Self {
         self.owner = Some(deployment.to_owned());
+        self
+    }
+
+    /// Tells on the Lease what this replica knows of cluster DNS: it read it where nobody outside can look.
+    pub fn telling(mut self, cluster: &ClusterDns) -> Self {
+        // Made of strings, it has a JSON form.
+        self.told.insert(CLUSTER.to_owned(), serde_json::to_string(cluster).unwrap_or_default());
         self
     }
 
@@ -132,7 +145,8 @@ impl Candidate {
             ..found
         };
         // With the resource version that was read: of two who try, one succeeds.
-        let lease = Lease { spec: Some(spec), ..lease };
+        let mut lease = Lease { spec: Some(spec), ..lease };
+        lease.annotations_mut().extend(self.told.clone());
         taken(self.leases.replace(&self.name, &PostParams::default(), &lease).await)
     }
 
@@ -161,6 +175,7 @@ impl Candidate {
                 name: Some(self.name.clone()),
                 // Run outside a cluster, the injector has none.
                 owner_references: owner.map(|owner| vec![owner_reference(&owner)]),
+                annotations: Some(self.told.clone()),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {

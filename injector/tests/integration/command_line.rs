@@ -192,3 +192,25 @@ fn profiles_of_the_input_are_heeded_before_that_of_the_configuration() {
     assert_eq!(missing.status.code(), Some(1));
     assert!(text(&missing.stderr).contains("there is no ProxyProfile \"strict\""), "{}", text(&missing.stderr));
 }
+
+#[test]
+fn uninject_gives_back_what_was_injected() {
+    let injected = text(&inject(ASKING_POD).stdout);
+    assert!(injected.contains("dot-proxy"));
+    let back = run(&["uninject", "-f", "-"], &injected);
+    assert!(back.status.success(), "{}", text(&back.stderr));
+    let back: Value = serde_json::from_slice(&back.stdout).unwrap();
+    assert_eq!(back, serde_json::from_str::<Value>(ASKING_POD).unwrap());
+}
+
+#[test]
+fn status_without_a_cluster_is_wrong_usage_and_names_the_remedy() {
+    let output = Command::new(env!("CARGO_BIN_EXE_dot-injector"))
+        .args(["status", "-A"])
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .env("KUBECONFIG", "/nonexistent/kubeconfig")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("set KUBECONFIG"), "{}", text(&output.stderr));
+}

@@ -1,0 +1,97 @@
+//! The cluster that a command talks to.
+
+use std::time::Duration;
+
+use clap::Args;
+use kube::api::ListParams;
+use kube::config::KubeConfigOptions;
+use kube::{Api, Client, Config};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::{Failure, block_on};
+
+/// Lists are read in pages of so many.
+const PAGE: u32 = 500;
+
+/// Which cluster is meant.
+#[derive(Debug, Args)]
+pub(super) struct Connection {
+    /// The kubeconfig's context to use [default: the current one; in a pod, its service account]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Give up when the API server has not answered all within so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+/// A client, and the namespace that its context is in.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    pub(super) namespace: String,
+}
+
+impl Connection {
+    /// Works with the cluster, within the time.
+    pub(super) fn work<T>(&self, work: impl AsyncFnOnce(Connected) -> Result<T, Failure>) -> Result<T, Failure> {
+        block_on(async {
+            let all = async { work(self.connect().await?).await };
+            timeout(Duration::from_secs(self.timeout), all).await.map_err(|_| {
+                Failure::Work(format!(
+                    "the API server did not answer all within {} s: is it reachable? --timeout gives it longer",
+                    self.timeout
+                ))
+            })?
+        })?
+    }
+
+    async fn connect(&self) -> Result<Connected, Failure> {
+        let config = match &self.context {
+            None => Config::infer().await.map_err(|error| {
+                Failure::Usage(format!("no cluster is known: {error}: set KUBECONFIG, or run in a pod"))
+            })?,
+            Some(context) => {
+                let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+                Config::from_kubeconfig(&options)
+                    .await
+                    .map_err(|error| Failure::Usage(format!("--context {context}: {error}")))?
+            }
+        };
+        let namespace = config.default_namespace.clone();
+        Ok(Connected { client: Client::try_from(config).map_err(Failure::usage)?, namespace })
+    }
+}
+
+/// Every object of a kind, page by page.
+pub(super) async fn each<K>(api: &Api<K>, mut take: impl FnMut(K)) -> kube::Result<()>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list(&params).await?;
+        page.items.into_iter().for_each(&mut take);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Every object of a kind.
+pub(super) async fn all<K>(api: &Api<K>) -> kube::Result<Vec<K>>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let mut items = Vec::new();
+    each(api, |item| items.push(item)).await?;
+    Ok(items)
+}
+
+/// What is said of an API server that does not let something be read.
+pub(super) fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
