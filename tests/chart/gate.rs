@@ -41,6 +41,11 @@ impl ControlPlane {
         this
     }
 
+    /// Its name, in the variable `DOT_CLUSTER`.
+    pub(crate) fn name(&self) -> &'static str {
+        self.0
+    }
+
     /// Runs kubectl with this document on its standard input.
     pub(crate) fn kubectl(&self, arguments: &str, document: &Value) -> Said {
         let words: Vec<&str> = ["exec", "kubectl"].into_iter().chain(arguments.split_whitespace()).collect();
@@ -48,7 +53,7 @@ impl ControlPlane {
     }
 
     /// Runs `tests/cluster/cluster` on it.
-    fn cluster(&self, arguments: &[&str], input: &str) -> Said {
+    pub(crate) fn cluster(&self, arguments: &[&str], input: &str) -> Said {
         let mut child = Command::new("tests/cluster/cluster")
             .args(arguments)
             .env("DOT_CLUSTER", self.0)
@@ -67,7 +72,7 @@ impl ControlPlane {
     }
 
     /// Makes a namespace, with the ServiceAccount that no controller makes here.
-    fn namespace(&self, name: &str, labels: &Value) {
+    pub(crate) fn namespace(&self, name: &str, labels: &Value) {
         let documents = json!({"apiVersion": "v1", "kind": "List", "items": [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name}}]});
@@ -76,7 +81,7 @@ impl ControlPlane {
     }
 
     /// The names of the pods that the API server refuses to create, and what it said.
-    fn refused(&self, pods: &[&Value]) -> (BTreeSet<String>, String) {
+    pub(crate) fn refused(&self, pods: &[&Value]) -> (BTreeSet<String>, String) {
         let said = self.kubectl(
             "create --dry-run=server -o name -f -",
             &json!({"apiVersion": "v1", "kind": "List", "items": pods}),
@@ -105,7 +110,7 @@ fn unanswered(name: &str) -> Value {
     configuration
 }
 
-fn pod(name: &str, namespace: &str, annotations: &Value, spec: &Value) -> Value {
+pub(crate) fn pod(name: &str, namespace: &str, annotations: &Value, spec: &Value) -> Value {
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
         "spec": {"containers": [{"name": "app", "image": "app"}]}});
     if !annotations.is_null() {
@@ -126,6 +131,12 @@ fn cases() -> Vec<Case> {
     let node_dns = json!({"dnsPolicy": "Default"});
     let own_dns = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.1"]}});
     let written = json!({"dot-sidecar.io/config": "{}", "dot-sidecar.io/status": "{}"});
+    // What `kubectl debug --copy-to` leaves of an injected pod.
+    let mount = json!({"name": "dot-sidecar-config", "mountPath": "/etc/dot-proxy"});
+    let handed = json!({"name": "dot-sidecar-config", "downwardAPI": {"items": []}});
+    let container_alone = json!({"volumes": [handed], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["127.0.0.1"]},
+        "initContainers": [{"name": "dot-proxy", "image": "x", "volumeMounts": [mount]}]});
+    let volume_alone = json!({"volumes": [handed]});
     let many: Value =
         (0..20_000).map(|number| (format!("k{number}"), json!(""))).collect::<serde_json::Map<_, _>>().into();
     let table: Vec<(&str, Value, Value, &'static [&'static str])> = vec![
@@ -145,6 +156,10 @@ fn cases() -> Vec<Case> {
         ("plain", asks.clone(), windows.clone(), &[ANNOTATED]),
         ("plain", asks.clone(), node_dns.clone(), &[ANNOTATED]),
         ("plain", json!({"dot-sidecar.io/config": "{}"}), none.clone(), &[ANNOTATED]),
+        ("plain", none.clone(), container_alone.clone(), &[ANNOTATED]),
+        ("plain", none.clone(), volume_alone.clone(), &[ANNOTATED]),
+        ("plain", none.clone(), json!({"volumes": [{"name": "dot-sidecar-config", "emptyDir": {}}]}), &[]),
+        ("plain", none.clone(), json!({"initContainers": [{"name": "dot-proxy", "image": "x"}]}), &[]),
         ("declining", none.clone(), none.clone(), &[]),
         ("declining", asks.clone(), none.clone(), &[ANNOTATED]),
         // Where it asks, every pod is shown once; those that cannot be served only so that this is said.
@@ -173,6 +188,8 @@ fn cases() -> Vec<Case> {
         ("asking", written.clone(), none.clone(), &[ANNOTATED, NAMESPACE]),
         ("asking", written, host_network, &[ANNOTATED]),
         ("asking", json!({"dot-sidecar.io/status": "{}", "dot-sidecar.io/inject": "true"}), none.clone(), &[ANNOTATED]),
+        ("asking", none.clone(), container_alone, &[ANNOTATED]),
+        ("asking", none.clone(), volume_alone, &[ANNOTATED, NAMESPACE]),
         // The excluded namespaces.
         ("kube-system", asks.clone(), none.clone(), &[]),
         ("release-space", asks.clone(), none.clone(), &[]),
@@ -185,7 +202,10 @@ fn cases() -> Vec<Case> {
         let name = format!("row-{row}");
         Case { pod: pod(&name, namespace, &annotations, &spec), name, seen_by }
     };
-    numbered.map(case).collect()
+    let mut labelled = pod("labelled", "plain", &Value::Null, &Value::Null);
+    labelled["metadata"]["labels"] = json!({"dot-sidecar.io/injected": "true"});
+    let labelled = Case { name: "labelled".to_owned(), pod: labelled, seen_by: &[ANNOTATED] };
+    numbered.map(case).chain([labelled]).collect()
 }
 
 #[test]

@@ -1,11 +1,14 @@
-//! The Helm chart: what it renders, which pods its webhook configuration shows to the injector, and what an API server makes of
-//! ProxyProfiles.
+//! The Helm chart: what it renders, which pods its webhook configuration shows to the injector, what its policies let pass, and what
+//! an API server makes of ProxyProfiles.
 //!
-//! `rendering` needs helm, in PATH or named by the variable `HELM`. `gate` and `profiles` also need root: they start an API server
-//! by `tests/cluster/cluster`.
+//! `rendering` needs helm, in PATH or named by the variable `HELM`. The others also need root: they start an API server by
+//! `tests/cluster/cluster`, and some of them an injector beside it.
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed, and says why")]
 
+mod forgeries;
 mod gate;
+mod guards;
+mod installed;
 mod profiles;
 mod rendering;
 

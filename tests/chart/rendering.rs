@@ -126,6 +126,8 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
             r#"{"apiGroups":[""],"resources":["namespaces"],"verbs":["get"]}"#,
             r#"{"apiGroups":[""],"resources":["limitranges"],"verbs":["list","watch"]}"#,
             r#"{"apiGroups":["dot-sidecar.io"],"resources":["proxyprofiles"],"verbs":["list","watch"]}"#,
+            r#"{"apiGroups":["dot-sidecar.io"],"resources":["proxyprofiles/status"],"verbs":["patch"]}"#,
+            r#"{"apiGroups":[""],"resources":["pods"],"verbs":["list","watch"]}"#,
             r#"{"apiGroups":["dot-sidecar.io"],"resourceNames":["default"],"resources":["proxyprofiles"],"verbs":["create","patch"]}"#,
             r#"{"apiGroups":["apps"],"resources":["replicasets"],"verbs":["get"]}"#,
             r#"{"apiGroups":["batch"],"resources":["jobs"],"verbs":["get"]}"#,
@@ -138,6 +140,8 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
             r#"{"apiGroups":[""],"resourceNames":["dot-injector-tls"],"resources":["secrets"],"verbs":["get","update"]}"#,
             r#"{"apiGroups":[""],"resources":["secrets"],"verbs":["create"]}"#,
             r#"{"apiGroups":["apps"],"resourceNames":["dot-injector"],"resources":["deployments"],"verbs":["get"]}"#,
+            r#"{"apiGroups":["coordination.k8s.io"],"resourceNames":["dot-injector"],"resources":["leases"],"verbs":["get","update"]}"#,
+            r#"{"apiGroups":["coordination.k8s.io"],"resources":["leases"],"verbs":["create"]}"#,
         ]
     );
 }
@@ -258,7 +262,7 @@ fn only_pods_that_ask_can_be_refused_for_want_of_an_injector() {
         (json!("Fail"), json!("Fail"), json!("Ignore"))
     );
     let asked = json!({"dot-sidecar.io/inject": "true"});
-    assert_eq!(webhook(&configuration, "annotated")["matchConditions"][0]["name"], "carries-our-annotation");
+    assert_eq!(webhook(&configuration, "annotated")["matchConditions"][0]["name"], "carries-what-is-ours");
     assert_eq!(webhook(&configuration, "namespace")["namespaceSelector"]["matchLabels"], asked);
     assert_eq!(webhook(&configuration, "unserved")["namespaceSelector"]["matchLabels"], asked);
     let open = rendered(
@@ -305,6 +309,29 @@ fn the_definition_of_profiles_is_upgraded_with_the_chart_and_stays_when_it_goes_
 }
 
 #[test]
+fn policies_are_installed_where_the_api_server_knows_them_and_refuse_only_what_fails_closed() {
+    let bindings = |arguments: &[&str]| -> Vec<String> {
+        let documents = render(arguments).unwrap();
+        let bindings = documents.iter().filter(|document| document["kind"] == "ValidatingAdmissionPolicyBinding");
+        bindings
+            .map(|binding| {
+                format!("{} {}", binding["spec"]["policyName"].as_str().unwrap(), binding["spec"]["validationActions"])
+            })
+            .collect()
+    };
+    let refusing = ["asked", "ephemeral", "excluded", "injector", "namespace", "records"]
+        .map(|name| format!(r#"dot-sidecar-{name} ["Deny"]"#));
+    assert_eq!(bindings(&[]), refusing);
+    assert_eq!(bindings(&["--kube-version", "1.29.4"]), [""; 0]);
+    assert_eq!(bindings(&["--set", "guards.enabled=false"]), [""; 0]);
+    let open = bindings(&["--set", "webhook.annotated.failurePolicy=Ignore"]);
+    assert_eq!(open[0], r#"dot-sidecar-asked ["Warn","Audit"]"#);
+    assert_eq!(open[1..], refusing[1..]);
+    let open = bindings(&["--set", "webhook.namespace.failurePolicy=Ignore"]);
+    assert_eq!(open[4], r#"dot-sidecar-namespace ["Warn","Audit"]"#);
+}
+
+#[test]
 fn what_is_optional_is_made_only_if_asked_for() {
     let kinds = |arguments: &[&str]| -> BTreeSet<String> {
         render(arguments).unwrap().iter().map(|document| document["kind"].as_str().unwrap().to_owned()).collect()
@@ -323,8 +350,9 @@ fn every_resource_carries_the_common_labels_and_is_told_its_namespace() {
         let metadata = &document["metadata"];
         assert_eq!(metadata["labels"]["team"], "dns", "{document}");
         let kind = document["kind"].as_str().unwrap();
-        let cluster_wide =
-            kind.starts_with("Cluster") || ["CustomResourceDefinition", "MutatingWebhookConfiguration"].contains(&kind);
+        let cluster_wide = kind.starts_with("Cluster")
+            || kind.starts_with("ValidatingAdmissionPolicy")
+            || ["CustomResourceDefinition", "MutatingWebhookConfiguration"].contains(&kind);
         assert_eq!(
             metadata["namespace"],
             if cluster_wide { Value::Null } else { json!("release-space") },

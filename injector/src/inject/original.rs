@@ -47,7 +47,7 @@ pub(super) struct Original {
 pub struct Stripped {
     /// The pod.
     pub pod: Value,
-    /// It had our sidecar already: a copy, or the webhook's second call.
+    /// It had our sidecar, or its volume, already: a copy, or the webhook's second call.
     pub had_sidecar: bool,
     /// Its DNS fields were ours, and what they were before is not recorded.
     pub dns_unrecorded: bool,
@@ -93,8 +93,9 @@ impl Original {
 /// Takes away what injection adds, and puts back what it replaces. What stays keeps its order, for who reads it.
 pub(super) fn strip(pod: &Value) -> Stripped {
     let mut pod = pod.clone();
-    let had_sidecar = remove_from(&mut pod, "/spec", "initContainers", is_our_container);
-    remove_from(&mut pod, "/spec", "volumes", is_our_volume);
+    let had_container = remove_from(&mut pod, "/spec", "initContainers", is_our_container);
+    // `kubectl debug --copy-to --keep-init-containers=false` leaves the volume alone to tell whose DNS fields these are.
+    let had_sidecar = remove_from(&mut pod, "/spec", "volumes", is_our_volume) || had_container;
     remove_key(&mut pod, "/metadata/labels", INJECTED_LABEL);
     remove_key(&mut pod, "/metadata/annotations", CONFIG);
     let status = remove_key(&mut pod, "/metadata/annotations", STATUS);

@@ -153,6 +153,8 @@ impl Refusal {
                 | Self::NoSuchProfile { .. }
                 | Self::ProfileUnusable { .. }
                 | Self::ProfileNotHere { .. }
+                | Self::ConfigTooLarge { .. }
+                | Self::ConfigRefused(_)
         )
     }
 }

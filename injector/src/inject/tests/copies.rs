@@ -74,6 +74,18 @@ fn a_copy_that_declines_is_what_it_was_before() {
 }
 
 #[test]
+fn a_copy_without_anything_but_our_volume_gets_the_sidecar_again() {
+    let once = injected(&asking(json!({})));
+    let mut copy = once.clone();
+    copy["metadata"] = json!({"name": "copy"});
+    copy["spec"].as_object_mut().unwrap().remove("initContainers");
+    let verdict = decide_asked(&copy);
+    let after = patched(&verdict.decision, &copy);
+    assert_eq!(after["spec"], once["spec"]);
+    assert!(verdict.warnings[0].contains("taken as ClusterFirst"), "{:?}", verdict.warnings);
+}
+
+#[test]
 fn a_copy_without_our_annotations_is_taken_as_cluster_first_and_told_so() {
     let mut copy = injected(&asking(json!({})));
     copy["metadata"].as_object_mut().unwrap().remove("annotations");

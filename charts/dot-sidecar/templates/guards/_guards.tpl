@@ -1,0 +1,49 @@
+{{- /*
+The policies that hold without the injector: what a pod that asks for the sidecar must look like in the end, and who may change what of
+it later. They use nothing but CEL, so that no certificate, no Service and no process of ours is in their way.
+*/}}
+
+{{/* "true" where the API server knows ValidatingAdmissionPolicies (1.30), and the values want them. */}}
+{{- define "dot-sidecar.guarded" -}}
+{{- if and .Values.guards.enabled (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) }}true{{ end }}
+{{- end }}
+
+{{/* What a policy does with what it does not let pass: a dict of failurePolicy. */}}
+{{- define "dot-sidecar.actions" -}}
+{{- if eq .failurePolicy "Fail" }}[Deny]{{ else }}[Warn, Audit]{{ end }}
+{{- end }}
+
+{{/* Puts a policy in force: a dict of name, actions, root. */}}
+{{- define "dot-sidecar.binding" -}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ .name }}
+  labels: {{- include "dot-sidecar.labels" .root | nindent 4 }}
+spec:
+  policyName: {{ .name }}
+  validationActions: {{ .actions }}
+{{- end }}
+
+{{/* The user name of the injector's account. */}}
+{{- define "dot-sidecar.account" -}}
+system:serviceaccount:{{ .Release.Namespace }}:dot-injector
+{{- end }}
+
+{{/* Parts of a pod that the policies speak of. */}}
+{{- define "dot-sidecar.variables" -}}
+- name: annotations
+  expression: object.metadata.?annotations.orValue({})
+- name: initContainers
+  expression: object.spec.?initContainers.orValue([])
+- name: sidecars
+  expression: variables.initContainers.filter(c, c.name == 'dot-proxy')
+- name: others
+  expression: (variables.initContainers + object.spec.containers).filter(c, c.name != 'dot-proxy')
+{{- end }}
+
+{{/* Whether a container of the list mounts something over the resolv.conf that the kubelet writes. */}}
+{{- define "dot-sidecar.mountsOverResolvConf" -}}
+c.?volumeMounts.orValue([]).exists(m, m.mountPath.split('/').filter(name, !(name in ['', '.'])) in [['etc'], ['etc', 'resolv.conf']])
+{{- end }}
