@@ -7,12 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde_json::Value;
-use tokio::net::TcpStream;
-
 use crate::authority::{Authority, LAST_YEAR};
 use crate::server::udp_and_tcp;
 use crate::wait::until;
+use serde_json::Value;
 
 /// Where Debian's package `rsyslog` puts it; `rsyslog-gnutls` brings TLS.
 const PROGRAM: &str = "/usr/sbin/rsyslogd";
@@ -83,8 +81,8 @@ impl Rsyslog {
             .spawn()
             .unwrap_or_else(|error| panic!("{PROGRAM}: {error}; install Debian's packages rsyslog and rsyslog-gnutls"));
         self.child = Some(child);
-        let address = self.address;
-        until("rsyslog takes connections", async || TcpStream::connect(address).await.is_ok()).await;
+        // Not by connecting: to a port that nobody listens on yet, a connection may choose that very port, and be to itself.
+        until("rsyslog listens", async || listens(self.address.port())).await;
     }
 
     /// Tells it to stop, and waits until it has.
@@ -94,10 +92,18 @@ impl Rsyslog {
         child.wait().unwrap();
     }
 
-    /// Stops it where it stands: the kernel still takes what is sent to it, and nobody reads that.
-    pub fn freeze(&self) {
+    /// Stops it where it stands: the kernel still takes what is sent to it, and nobody reads that. Its threads go on until
+    /// one of them has had a turn to take the signal, which on a busy machine is long enough to read on.
+    pub async fn freeze(&self) {
         let id = self.child.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-STOP", &id]).status().unwrap().success());
+        let is_stopped = |thread: fs::DirEntry| {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap();
+            status.lines().any(|line| line.starts_with("State:\tT"))
+        };
+        let all_stopped =
+            || fs::read_dir(format!("/proc/{id}/task")).unwrap().all(|thread| is_stopped(thread.unwrap()));
+        until("rsyslog stands still", async || all_stopped()).await;
     }
 
     /// Ends it at once.
@@ -179,6 +185,15 @@ ruleset(name=\"received\") {{
             port = self.address.port()
         )
     }
+}
+
+/// Whether a socket listens on this port, as the kernel tells.
+fn listens(port: u16) -> bool {
+    const LISTENING: &str = "0A";
+    let local = format!(":{port:04X}");
+    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut fields = sockets.lines().map(|line| line.split_whitespace().skip(1).collect::<Vec<_>>());
+    fields.any(|fields| fields[0].ends_with(&local) && fields[2] == LISTENING)
 }
 
 impl Drop for Rsyslog {

@@ -43,7 +43,7 @@ pub(super) struct Delivery {
     unsent: usize,
     /// How many there may be in all.
     room: usize,
-    /// Octets of messages written on this connection.
+    /// Octets of messages that the system has taken on this connection.
     written: u64,
     /// When it was last seen what was acknowledged.
     looked: Instant,
@@ -141,6 +141,8 @@ impl Delivery {
                 wire.flush().await
             };
             timeout(STUCK, writing).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+            // Not before: of what the system has not taken it cannot tell that it was not acknowledged.
+            self.written += octets.len() as u64;
         }
         Ok(())
     }
@@ -157,7 +159,6 @@ impl Delivery {
                 break;
             }
         }
-        self.written += octets.len() as u64;
         octets
     }
 
@@ -224,3 +225,6 @@ impl Delivery {
 fn is_farewell(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe)
 }
+
+#[cfg(test)]
+mod tests;
