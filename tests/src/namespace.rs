@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cluster_dns;
 use crate::command::{Call, Output};
 use crate::deadline::eventually;
 use crate::pod::Pod;
@@ -96,7 +97,7 @@ impl Namespace {
         running
     }
 
-    /// Creates a Service that selects the pods with the label `app=NAME` and returns its address.
+    /// Creates a Service that selects the pods with the label `app=NAME` and returns its address, once cluster DNS knows it.
     pub fn service(&self, name: &str) -> String {
         let service = json!({
             "apiVersion": "v1",
@@ -106,6 +107,7 @@ impl Namespace {
         });
         let admission = self.create_object(&service);
         assert!(admission.accepted, "{}", admission.refusal);
+        cluster_dns::knows(&format!("{name}.{}.svc.cluster.local", self.name));
         self.kubectl("get service -o jsonpath={.spec.clusterIP}").arg(name).succeed()
     }
 
