@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::registry::Registry;
 
 use crate::wire::flag;
+use crate::wire::name::Name;
 use crate::wire::request::Asked;
 use crate::wire::response::Answer;
 pub use key::Key;
@@ -150,6 +151,19 @@ impl Cache {
         }
     }
 
+    /// Keeps nothing of names of which this says no. It is asked once an entry, under the lock of a part of the cache.
+    pub fn retain(&self, stays: impl Fn(Name<'_>) -> bool, now: Instant) {
+        let now = Ticks::at(now, self.epoch);
+        self.shards.0.iter().for_each(|shard| Shards::lock(shard).retain(&stays, now));
+    }
+
+    /// Keeps otherwise from now on. The number of its parts stays.
+    pub fn configure(&self, settings: Settings, now: Instant) {
+        let now = Ticks::at(now, self.epoch);
+        let budget = usize::try_from(settings.budget / self.shards.0.len() as u64).unwrap_or(usize::MAX);
+        self.shards.0.iter().for_each(|shard| Shards::lock(shard).configure(budget, settings, now));
+    }
+
     /// Remembers a failure for one second, and up to five when it comes again and again (RFC 9520 §3.2). An answer that
     /// is kept stays, and can be used stale.
     pub fn put_failure(&self, key: &Key<'_>, failure: &Answer, now: Instant) {
@@ -168,7 +182,11 @@ impl Shards {
     fn of(&self, name_hash: u64) -> MutexGuard<'_, Shard> {
         #[expect(clippy::cast_possible_truncation, reason = "only as many bits as there are shards count")]
         let index = name_hash as usize & (self.0.len() - 1);
-        self.0[index].lock().unwrap_or_else(PoisonError::into_inner)
+        Self::lock(&self.0[index])
+    }
+
+    fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

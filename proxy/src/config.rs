@@ -20,7 +20,7 @@ use crate::events;
 use crate::policy::Policy;
 use crate::router::{GroupIndex, Router};
 use crate::upstream::command::{self, Program, Slots, Tool};
-use crate::upstream::server::Transport;
+use crate::upstream::server::Configured;
 use crate::wire::response::TtlBounds;
 
 /// Cache budget where neither the configuration nor the container says anything, in bytes.
@@ -84,8 +84,8 @@ pub struct GroupServers {
     pub name: String,
     /// Which server is asked first.
     pub strategy: Strategy,
-    /// URL and transport of each server.
-    pub servers: Vec<(String, Transport)>,
+    /// Each server.
+    pub servers: Vec<Configured>,
 }
 
 impl Resolved {
@@ -97,12 +97,13 @@ impl Resolved {
         let idle = Duration::from_secs(written.upstream.idle_seconds.into());
         let (tool, routed_tool) = tools(written, &trust)?;
         let program = tool.as_ref().map(|tool| tool.executable().to_owned());
-        let upstream = Common { tls: trust.upstream, protocol, method, tool, idle };
-        let routed = Common { tls: trust.routes, protocol, method, tool: routed_tool, idle };
+        let (own, others) = (trust.upstream_definition, trust.routes_definition);
+        let upstream = Common { tls: trust.upstream, protocol, method, tool, idle, trust: own };
+        let routed = Common { tls: trust.routes, protocol, method, tool: routed_tool, idle, trust: others };
         let mut groups = vec![GroupServers {
             name: "upstream".to_owned(),
             strategy: written.upstream.strategy,
-            servers: upstream.transports(&written.upstream.servers),
+            servers: upstream.servers(&written.upstream.servers),
         }];
         let mut router = Router::default();
         for route in &written.routes {
@@ -110,7 +111,7 @@ impl Resolved {
             route.suffixes.iter().for_each(|suffix| router.add(suffix, index));
             // Suffixes are of the configuration, not of the queries: the label stays bounded.
             let name = route.suffixes.first().map(ToString::to_string).unwrap_or_default();
-            groups.push(GroupServers { name, strategy: route.strategy, servers: routed.transports(&route.servers) });
+            groups.push(GroupServers { name, strategy: route.strategy, servers: routed.servers(&route.servers) });
         }
         Ok(Self {
             listen: SocketAddr::new(written.listen.host, written.listen.port),
@@ -211,7 +212,7 @@ mod tests {
         let resolved = resolved(text).unwrap_or_else(|error| panic!("{error}"));
         let names: Vec<_> = resolved.groups.iter().map(|group| (group.name.as_str(), group.servers.len())).collect();
         assert_eq!(names, [("upstream", 5), ("cluster.local", 1)]);
-        assert_eq!(resolved.groups[1].servers[0].0, "udp://10.96.0.10:53");
+        assert_eq!(resolved.groups[1].servers[0].url, "udp://10.96.0.10:53");
         assert_eq!(resolved.groups[0].strategy, Strategy::Fastest);
         assert_eq!(resolved.groups[1].strategy, Strategy::Ordered);
     }

@@ -13,8 +13,8 @@ use tracing::debug;
 use crate::cache::Key;
 use crate::panics::provoked;
 use crate::replies::{Outbox, Recipient};
-use crate::resolve::{Place, Resolver};
-use crate::router::{DEFAULT, GroupIndex, ROUTE_UNAVAILABLE};
+use crate::resolve::{Destination, Place, Resolver};
+use crate::router::{DEFAULT, ROUTE_UNAVAILABLE};
 use crate::upstream::cause::{Cause, Failure};
 use crate::upstream::connection::{Asker, Attempt, Query};
 use crate::upstream::group::{Batch, Group};
@@ -37,7 +37,7 @@ pub struct Lookup {
     question: Box<[u8]>,
     /// The hash of its key.
     hash: u64,
-    group: GroupIndex,
+    destination: Destination,
     began: Instant,
     deadline: Instant,
     state: Mutex<State>,
@@ -51,7 +51,7 @@ pub struct Subject<'a> {
     /// The question.
     pub question: Question<'a>,
     /// Who is asked.
-    pub group: GroupIndex,
+    pub destination: Destination,
     /// What the cache has that is too old, if anything.
     pub stale: Option<Answer>,
 }
@@ -139,17 +139,18 @@ impl Lookups {
 
 impl Lookup {
     fn new(resolver: &Arc<Resolver>, subject: Subject<'_>, waiter: Option<Waiter>, place: Option<Place>) -> Arc<Self> {
-        let Subject { asked, question, group, stale } = subject;
+        let Subject { asked, question, destination, stale } = subject;
         let began = Instant::now();
+        let deadline = began + destination.deadline;
         let waiters = waiter.into_iter().collect();
         Arc::new(Self {
             resolver: Arc::clone(resolver),
             asked,
             question: question.as_bytes().into(),
             hash: Key::of(asked, question).hash(),
-            group,
+            destination,
             began,
-            deadline: began + resolver.deadline(),
+            deadline,
             state: Mutex::new(State { waiters, stale, _place: place, ..State::default() }),
             changed: Notify::new(),
         })
@@ -163,13 +164,15 @@ impl Lookup {
         Question::starting(&self.question).expect("it was a question when the lookup was made")
     }
 
-    fn group(&self) -> &Group {
-        self.resolver.group(self.group)
+    fn group(&self) -> &Arc<Group> {
+        &self.destination.group
     }
 
     fn is_of(&self, subject: &Subject<'_>) -> bool {
         let recursive = |asked: Asked| asked.has(flag::RD);
-        recursive(self.asked) == recursive(subject.asked)
+        // What the servers before a change of the configuration answer is for those who asked before it.
+        self.group().lineage() == subject.destination.group.lineage()
+            && recursive(self.asked) == recursive(subject.asked)
             && Key::of(self.asked, self.question()).is_of(subject.asked, subject.question)
     }
 
@@ -216,9 +219,8 @@ impl Lookup {
             Stage::Asked(attempt) => Before::Asked(attempt, Arc::clone(&self).first_ended()),
             Stage::Unresolved(attempt, answer) => Before::Unresolved(attempt, answer),
         };
-        let asking = Rescue::by(self.group(), self.asked, self.question(), self.deadline).run(before);
-        let mut asking = std::pin::pin!(asking);
-        let outcome = tokio::select! {
+        let mut asking = std::pin::pin!(self.ask_whoever_is_in_charge(before));
+        let (outcome, group) = tokio::select! {
             outcome = &mut asking => outcome,
             () = self.is_over() => return,
             () = self.time_for_stale() => {
@@ -229,8 +231,29 @@ impl Lookup {
                 }
             }
         };
-        self.conclude(&outcome, &mut outbox);
+        self.conclude(&outcome, &group, &mut outbox);
         outbox.flush();
+    }
+
+    /// Asks the group that the name goes to; another one, from the start, if it goes there when the first has come to nothing.
+    async fn ask_whoever_is_in_charge<F>(&self, before: Before<F>) -> (Result<Answer, Failure>, Arc<Group>)
+    where
+        F: Future<Output = Result<Answer, Cause>> + Send + 'static,
+    {
+        let mut group = Arc::clone(self.group());
+        let mut before = before;
+        loop {
+            let rescue = Rescue::by(&group, self.asked, self.question(), self.deadline);
+            let outcome = rescue.run(before).await;
+            let answered = outcome.as_ref().is_ok_and(|answer| !answer.is_failure());
+            let in_charge = self.resolver.forwarded(self.question()).map(|destination| destination.group);
+            match in_charge {
+                Some(other) if !answered && !Arc::ptr_eq(&other, &group) && Instant::now() < self.deadline => {
+                    (group, before) = (other, Before::Nothing);
+                }
+                _ => return (outcome, group),
+            }
+        }
     }
 
     /// A defect has ended the work for it: who waits is told, and nobody waits for it any more.
@@ -238,7 +261,7 @@ impl Lookup {
         let failure = Failure { cause: Cause::InternalError, server: self.group().name() };
         self.resolver.panics().contain("lookup", || {
             let mut outbox = Outbox::new();
-            self.conclude(&Err(failure), &mut outbox);
+            self.conclude(&Err(failure), self.group(), &mut outbox);
             outbox.flush();
         });
     }
@@ -293,7 +316,7 @@ impl Lookup {
     }
 
     /// Ends the lookup: keeps what came of it, and replies to those who wait. Only the first outcome counts.
-    fn conclude(&self, outcome: &Result<Answer, Failure>, outbox: &mut Outbox) {
+    fn conclude(&self, outcome: &Result<Answer, Failure>, group: &Group, outbox: &mut Outbox) {
         self.resolver.lookups().remove(self);
         let (waiters, stale) = {
             let mut state = self.state();
@@ -304,8 +327,8 @@ impl Lookup {
         };
         self.changed.notify_waiters();
         self.log(outcome);
-        self.keep(outcome);
-        if outcome.is_err() && self.group != DEFAULT {
+        self.keep(outcome, group);
+        if outcome.is_err() && self.destination.index != DEFAULT {
             self.resolver.events().name_withheld(None, ROUTE_UNAVAILABLE, self.question());
         }
         let stale = stale.filter(|_| outcome.as_ref().map_or(true, Answer::is_failure));
@@ -319,12 +342,12 @@ impl Lookup {
         });
     }
 
-    fn keep(&self, outcome: &Result<Answer, Failure>) {
+    fn keep(&self, outcome: &Result<Answer, Failure>, group: &Group) {
         match outcome {
-            Ok(answer) => self.resolver.keep(self.asked, self.question(), answer),
+            Ok(answer) => self.resolver.keep(group, self.asked, self.question(), answer),
             // It is this question that gets no answer: not to be asked for again at once (RFC 9520). That a server cannot be
             // reached is remembered of the server.
-            Err(failure) if failure.cause == Cause::QueryTimedOut && self.group().failing().is_none() => {
+            Err(failure) if failure.cause == Cause::QueryTimedOut && group.failing().is_none() => {
                 let answer = Answer::failed(self.question(), Rcode::SERVFAIL, &failure.extended_error());
                 self.resolver.keep_failure(self.asked, self.question(), &answer);
             }
@@ -366,7 +389,7 @@ impl Asker for Lookup {
             provoked("answer", self.question());
             match self.group().read(attempt, message, self.question(), now) {
                 Ok(answer) if self.group().would_ask_another(&answer) => self.first_has_ended(attempt, Ok(answer)),
-                Ok(answer) => self.conclude(&Ok(answer), outbox),
+                Ok(answer) => self.conclude(&Ok(answer), self.group(), outbox),
                 Err(cause) => self.first_has_ended(attempt, Err(cause)),
             }
         });

@@ -41,13 +41,13 @@ pub enum Verdict<'a> {
 }
 
 /// The rules in force.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Policy {
     cluster: Option<Zone>,
 }
 
 /// A cluster's domain, with what goes with its negative answers.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Zone {
     name: Vec<u8>,
     soa: Vec<u8>,

@@ -17,9 +17,6 @@ use crate::upstream::server::{Metrics, Server};
 /// Servers that are asked at once.
 const AT_ONCE: usize = 8;
 
-/// Connections that were opened to prove a server are closed after so many seconds.
-const IDLE_SECONDS: u32 = 1;
-
 /// What came of proving a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
@@ -47,18 +44,20 @@ pub async fn servers(upstream: &Upstream, within: Duration) -> Result<Vec<Proof>
         Protocol::Kdig => Protocol::Dot,
         own => own,
     };
-    let upstream = Upstream { protocol, idle_seconds: IDLE_SECONDS, ..upstream.clone() };
+    let upstream = Upstream { protocol, ..upstream.clone() };
     let resolved = Resolved::from_written(&Config { upstream, ..Config::default() })?;
     let (places, challenge) = (Arc::new(Semaphore::new(AT_ONCE)), Challenge::to_a_resolver());
     let (group, metrics) = (Arc::<str>::from("proof"), Metrics::default());
     let mut proving = JoinSet::new();
     let servers = resolved.groups.into_iter().next().map(|GroupServers { servers, .. }| servers).unwrap_or_default();
-    for (index, (url, transport)) in servers.into_iter().enumerate() {
-        let server = Server::new(&group, index, &url, transport, &metrics);
+    for (index, configured) in servers.into_iter().enumerate() {
+        let (url, server) = (configured.url.clone(), Server::new(&group, configured, &metrics));
         let (places, challenge) = (Arc::clone(&places), challenge.clone());
         proving.spawn(async move {
             let _place = places.acquire().await; // the semaphore is never closed
-            (index, Proof { server: url, outcome: challenge.put_to(&server, within).await })
+            let outcome = challenge.put_to(&server, within).await;
+            server.retire();
+            (index, Proof { server: url, outcome })
         });
     }
     let mut proofs = proving.join_all().await;

@@ -5,9 +5,10 @@
 
 mod places;
 mod proof;
+mod routing;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -17,7 +18,7 @@ use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::cache::{Cache, Found, Hit, Key};
+use crate::cache::{self, Cache, Found, Hit, Key};
 use crate::clients::cookies::Cookies;
 use crate::clients::responses::{Grant, ResponseLimit};
 use crate::clients::who::Who;
@@ -27,9 +28,10 @@ use crate::lookup::{Lookups, Subject, Waiter};
 use crate::panics::{Panics, provoked};
 use crate::policy::{self, Policy, Verdict};
 use crate::replies::Recipient;
-use crate::router::{DEFAULT, GroupIndex, Router};
+use crate::router::{DEFAULT, Router};
 use crate::upstream::cause::Failure;
 use crate::upstream::group::{Batch, Group};
+use crate::upstream::server::Server;
 use crate::wire::name::{LowerName, Name};
 use crate::wire::reply;
 use crate::wire::request::{self, Asked, Invalid, Question};
@@ -38,6 +40,7 @@ use crate::wire::{ExtendedError, Rcode, flag, read_u16, rtype};
 
 pub use self::places::Place;
 use self::places::{NoPlace, Places};
+pub use self::routing::{Destination, Routing};
 
 /// Longest message over TCP (RFC 1035 §4.2.2).
 const TCP_LIMIT: usize = 65_535;
@@ -99,13 +102,11 @@ pub struct Asking {
 
 /// Everything that answering takes.
 pub struct Resolver {
-    policy: Policy,
+    /// Locked for as long as it takes to look at it: nothing that could come back here is called meanwhile.
+    routing: RwLock<Arc<Routing>>,
     cache: Cache,
-    router: Router,
-    groups: Vec<Group>,
     events: Events,
     panics: Panics,
-    deadline: Duration,
     lookups: Lookups,
     places: Places,
     runtime: Handle,
@@ -202,14 +203,17 @@ impl Resolver {
         let places = Places::new(in_flight, in_flight_of_one);
         let metrics = Metrics::new(registry);
         let lookups = Lookups::default();
+        let routing = Routing {
+            policy: Arc::new(policy),
+            router: Arc::new(router),
+            groups: groups.into_iter().map(Arc::new).collect(),
+            deadline,
+        };
         Self {
-            policy,
+            routing: RwLock::new(Arc::new(routing)),
             cache,
-            router,
-            groups,
             events,
             panics,
-            deadline,
             lookups,
             places,
             runtime,
@@ -222,12 +226,44 @@ impl Resolver {
 
     /// Opens connections ahead of the first query.
     pub fn warm_up(&self) {
-        self.groups.iter().for_each(Group::warm_up);
+        self.routing().groups.iter().for_each(|group| group.warm_up());
+    }
+
+    /// Where names go at this time.
+    pub fn routing(&self) -> Arc<Routing> {
+        Arc::clone(&self.read_routing())
+    }
+
+    fn read_routing(&self) -> RwLockReadGuard<'_, Arc<Routing>> {
+        self.routing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has names go elsewhere from now on, and keeps what of the cache is still true. Servers that are in use no longer are
+    /// returned: they are to be retired.
+    pub fn reroute(&self, next: Arc<Routing>) -> Vec<Arc<Server>> {
+        let before = {
+            let mut routing = self.routing.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *routing, Arc::clone(&next))
+        };
+        if !before.answers_like(&next) {
+            self.cache.retain(|name| before.answers_name_like(&next, name), Instant::now().into_std());
+        }
+        let servers = |routing: &Routing| -> Vec<_> {
+            routing.groups.iter().flat_map(|group| group.servers()).map(Arc::clone).collect()
+        };
+        let stays = servers(&next);
+        let is_gone = |server: &Arc<Server>| !stays.iter().any(|other| Arc::ptr_eq(server, other));
+        servers(&before).into_iter().filter(is_gone).collect()
+    }
+
+    /// Has the cache keep otherwise from now on.
+    pub fn configure_cache(&self, settings: cache::Settings) {
+        self.cache.configure(settings, Instant::now().into_std());
     }
 
     /// Why names that no route covers cannot be answered now, as far as the last exchanges tell.
     pub fn failing(&self) -> Option<Failure> {
-        self.groups.first().and_then(Group::failing)
+        self.routing().groups.first().and_then(|group| group.failing())
     }
 
     /// Counts a reply to a client.
@@ -317,7 +353,7 @@ impl Resolver {
         let stale = match self.cache.get(&key, now.into_std()) {
             Found::Fresh(hit) => {
                 reply::answer(out, asked, question, &hit.answer, hit.age, limit);
-                self.groups[DEFAULT.0].sign_of_life();
+                self.read_routing().groups[DEFAULT.0].sign_of_life();
                 if hit.refresh {
                     self.refresh(asked, question, None, now, asking);
                 }
@@ -335,12 +371,13 @@ impl Resolver {
             Found::Missing => None,
         };
         let lower = LowerName::of(question.name());
-        let group = self.router.route(lower.name());
-        if let Some(step) = self.answer_here(asked, question, lower.name(), group, now, out, limit) {
+        let routing = self.routing();
+        let destination = routing.destination(lower.name());
+        if let Some(step) = self.answer_here(asked, question, lower.name(), &routing, now, out, limit) {
             return step;
         }
         if let Some(stale) = &stale
-            && self.groups[group.0].failing().is_some()
+            && destination.group.failing().is_some()
         {
             reply::stale(out, asked, question, stale, limit);
             self.refresh(asked, question, Some(stale.clone()), now, asking);
@@ -350,7 +387,7 @@ impl Resolver {
             Ok(place) => place,
             Err(none) => return self.answer_overload(asked, question, none, out),
         };
-        let subject = Subject { asked, question, group, stale };
+        let subject = Subject { asked, question, destination, stale };
         let waiter = Waiter { asked, question: None, limit, recipient: recipient(), place };
         if let Some(lookup) = self.lookups.join(self, subject, waiter) {
             lookup.start(now, &mut asking.batch);
@@ -363,9 +400,8 @@ impl Resolver {
     #[cold]
     fn answer_any(&self, asked: Asked, question: Question<'_>, now: Instant, out: &mut Vec<u8>) -> Step {
         let lower = LowerName::of(question.name());
-        let group = self.router.route(lower.name());
         let limit = asked.udp_limit();
-        self.answer_here(asked, question, lower.name(), group, now, out, limit).unwrap_or_else(|| {
+        self.answer_here(asked, question, lower.name(), &self.routing(), now, out, limit).unwrap_or_else(|| {
             reply::own(out, asked, question, &policy::MINIMAL_ANY);
             Step::Reply
         })
@@ -395,12 +431,12 @@ impl Resolver {
         asked: Asked,
         question: Question<'_>,
         lower: Name<'_>,
-        group: GroupIndex,
+        routing: &Routing,
         now: Instant,
         out: &mut Vec<u8>,
         limit: usize,
     ) -> Option<Step> {
-        match self.policy.judge(question, lower) {
+        match routing.policy.judge(question, lower) {
             Verdict::Answer(own) => reply::own(out, asked, question, &own),
             Verdict::Withhold(own, rule) => {
                 reply::own(out, asked, question, &own);
@@ -408,7 +444,7 @@ impl Resolver {
             }
             Verdict::Refuse(rcode) => reply::failure(out, asked, question, rcode, None),
             // RFC 8020 for public names alone: what a route's servers say of a name says nothing of those below it.
-            Verdict::Forward if group != DEFAULT => return None,
+            Verdict::Forward if routing.router.route(lower) != DEFAULT => return None,
             Verdict::Forward => {
                 let key = Key::of(asked, question);
                 let Hit { answer, age, .. } = self.cache.nothing_below(&key, now.into_std())?;
@@ -427,11 +463,11 @@ impl Resolver {
         now: Instant,
         asking: &mut Asking,
     ) {
+        let Some(destination) = self.forwarded(question) else { return };
         let Some(place) = self.places.take_for_nobody() else { return };
         // What is kept is what recursion finds, whoever the client was that showed that it is in use.
         let asked = Asked { flags: asked.flags | flag::RD, ..asked };
-        let group = self.router.route(LowerName::of(question.name()).name());
-        let subject = Subject { asked, question, group, stale };
+        let subject = Subject { asked, question, destination, stale };
         if let Some(lookup) = self.lookups.refresh(self, subject, place) {
             lookup.start(now, &mut asking.batch);
         }
@@ -447,12 +483,14 @@ impl Resolver {
         &self.panics
     }
 
-    pub(crate) fn deadline(&self) -> Duration {
-        self.deadline
+    /// How long a query may take.
+    pub fn deadline(&self) -> Duration {
+        self.read_routing().deadline
     }
 
-    pub(crate) fn group(&self, index: GroupIndex) -> &Group {
-        &self.groups[index.0]
+    /// Where a question goes at this time; nowhere if it is not forwarded.
+    pub(crate) fn forwarded(&self, question: Question<'_>) -> Option<Destination> {
+        self.routing().forwarded(question)
     }
 
     pub(crate) fn lookups(&self) -> &Lookups {
@@ -463,9 +501,14 @@ impl Resolver {
         &self.runtime
     }
 
-    /// Keeps an answer for those who ask later.
-    pub(crate) fn keep(&self, asked: Asked, question: Question<'_>, answer: &Answer) {
-        self.cache.put(&Key::of(asked, question), asked, answer, Instant::now().into_std());
+    /// Keeps an answer of this group for those who ask later, unless the name goes elsewhere by now.
+    pub(crate) fn keep(&self, group: &Group, asked: Asked, question: Question<'_>, answer: &Answer) {
+        let lower = LowerName::of(question.name());
+        // Until it is kept nothing can change: who changes the routing looks through the cache afterwards.
+        let routing = self.read_routing();
+        if routing.destination(lower.name()).group.lineage() == group.lineage() {
+            self.cache.put(&Key::of(asked, question), asked, answer, Instant::now().into_std());
+        }
     }
 
     /// Remembers for a while that a question got no answer.

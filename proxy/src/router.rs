@@ -17,7 +17,7 @@ pub const DEFAULT: GroupIndex = GroupIndex(0);
 pub const ROUTE_UNAVAILABLE: &str = "route-unavailable";
 
 /// Suffixes and their groups.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Router {
     routes: HashMap<Box<[u8]>, GroupIndex>,
 }

@@ -57,9 +57,8 @@ impl Combination {
             ..Upstream::default()
         };
         let resolved = Resolved::from_written(&Config { upstream, ..Config::default() })?;
-        let (url, transport) =
-            resolved.groups.into_iter().flat_map(|group| group.servers).next().expect("one server was written");
-        Ok(Arc::new(server::Server::new(&Arc::from("profile"), 0, &url, transport, &Metrics::default())))
+        let server = resolved.groups.into_iter().flat_map(|group| group.servers).next().expect("one server was written");
+        Ok(Arc::new(server::Server::new(&Arc::from("profile"), server, &Metrics::default())))
     }
 
     /// The same by way of another address, where something passes on to the server what it gets.

@@ -171,6 +171,23 @@ impl Shard {
         Some((slot.answer.clone()?, age))
     }
 
+    /// Lets go of entries for names of which this says no.
+    pub(super) fn retain(&mut self, stays: impl Fn(Name<'_>) -> bool, now: Ticks) {
+        for slot in self.slots.iter_mut() {
+            let question = slot.answer.as_ref().and_then(Answer::question);
+            if question.is_some_and(|question| !stays(question.name())) {
+                // It is worthless now, and not found any more; the sweep will find it so.
+                slot.since = now.long_ago();
+            }
+        }
+    }
+
+    /// Keeps otherwise from now on.
+    pub(super) fn configure(&mut self, budget: usize, settings: Settings, now: Ticks) {
+        (self.budget, self.settings) = (budget, settings);
+        self.shrink(now);
+    }
+
     /// Keeps an answer, and forgets the failures before it.
     pub(super) fn keep(&mut self, key: &Key<'_>, answer: &Answer, now: Ticks) {
         if let Some(failure) = self.find(key, true) {

@@ -100,6 +100,11 @@ impl Slots {
         &mut self.segments[index / SEGMENT][index % SEGMENT]
     }
 
+    /// All there are, the free ones too.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.segments.iter_mut().flat_map(|segment| segment.iter_mut())
+    }
+
     /// A free slot, in a new segment where none is left.
     pub(super) fn take(&mut self) -> Index {
         if self.free.is_none() {

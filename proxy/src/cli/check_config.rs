@@ -25,7 +25,7 @@ impl CheckConfig {
         println!("{file}: usable");
         println!("  takes queries on {} (UDP and TCP)", resolved.listen);
         for (group, names) in resolved.groups.iter().zip(names(&written)) {
-            let servers: Vec<_> = group.servers.iter().map(|(url, _)| url.as_str()).collect();
+            let servers: Vec<_> = group.servers.iter().map(|server| server.url.as_str()).collect();
             match servers[..] {
                 [server] => println!("  asks {server} for {names}"),
                 _ => println!("  asks {} for {names} ({})", servers.join(", "), group.strategy.as_str()),

@@ -8,6 +8,7 @@ use dot_proxy_config::{CaCertificates, ClientCertificate, Collector, Config, Con
 
 use crate::events::syslog::Destination;
 use crate::upstream::connect::{ClientIdentity, Tls, TlsError, TlsSettings};
+use crate::upstream::server::Definition;
 
 const CA_FILE: &str = "caFile";
 const CERTIFICATE_FILE: &str = "clientCertificate.certificateFile";
@@ -21,6 +22,9 @@ pub(super) struct Trust {
     pub(super) ca: Option<CaCertificates>,
     /// Certificate and key, in PEM.
     pub(super) identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The same, to be compared.
+    pub(super) upstream_definition: Definition,
+    pub(super) routes_definition: Definition,
 }
 
 /// What of TLS is written in one part of the configuration.
@@ -57,7 +61,12 @@ impl Trust {
         } else {
             written.trusting(TlsSettings { ca: ca.as_ref(), ..TlsSettings::default() })?
         };
-        Ok(Self { upstream, routes, ca, identity: identity_pem })
+        let roots = ca.as_ref().map_or(&[][..], |ca| ca.as_pem().as_bytes());
+        let pinned = pins.iter().map(ToString::to_string).collect::<String>();
+        let (certificate, key) = identity_pem.as_ref().map_or((&[][..], &[][..]), |(pem, key)| (pem, key));
+        let upstream_definition = Definition::of(&[roots, pinned.as_bytes(), certificate, key]);
+        let routes_definition = Definition::of(&[roots]);
+        Ok(Self { upstream, routes, ca, identity: identity_pem, upstream_definition, routes_definition })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::resolve::{Asking, Protocol, Resolver, Sender, Stages, Step, Trust};
 use crate::router::Router;
 use crate::upstream::group::Group;
 use crate::upstream::scripted::{Scripted, question};
-use crate::upstream::server::{self, Transport};
+use crate::upstream::server;
 use crate::wire::response::TtlBounds;
 use crate::wire::{Rcode, flag, read_u16};
 
@@ -32,7 +32,7 @@ const SERVFAIL: u16 = 2;
 /// A resolver that asks this server, and what counts its panics.
 fn resolver(server: &Scripted) -> (Arc<Resolver>, Panics) {
     let (panics, mut registry) = (Panics::default(), Registry::default());
-    let servers = vec![("tls://test".to_owned(), Transport::Dot(server.dot()))];
+    let servers = vec![server.configured()];
     let (bounds, metrics) =
         (TtlBounds { min: 0, max: 86_400 }, server::Metrics::telling(Events::none(), panics.clone()));
     let group = Group::new("upstream", servers, Strategy::Ordered, bounds, &metrics, Handle::current());

@@ -54,6 +54,29 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 19] = [
+        Self::CertificateNameMismatch,
+        Self::CertificateUnknownIssuer,
+        Self::CertificateExpired,
+        Self::CertificateNotYetValid,
+        Self::CertificatePinMismatch,
+        Self::CertificateInvalid,
+        Self::TlsHandshakeFailed,
+        Self::ConnectionRefused,
+        Self::ConnectionTimedOut,
+        Self::NetworkUnreachable,
+        Self::ConnectionClosed,
+        Self::QueryTimedOut,
+        Self::ResponseMalformed,
+        Self::InternalError,
+        Self::ServerBusy,
+        Self::StreamReset,
+        Self::HttpStatusUnexpected,
+        Self::ProgramFailed,
+        Self::QueryNotCarried,
+    ];
+
     /// The word.
     pub fn as_str(self) -> &'static str {
         match self {

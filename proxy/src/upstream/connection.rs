@@ -112,6 +112,8 @@ struct State {
     /// The driver looks for late answers already.
     alarm_is_set: bool,
     last_asked: Instant,
+    /// No more queries are taken; the driver ends the connection when the last one is answered.
+    finishing: bool,
     driver: Option<Waker>,
 }
 
@@ -164,6 +166,7 @@ impl Connection {
             wants_alarm: false,
             alarm_is_set: false,
             last_asked: Instant::now(),
+            finishing: false,
             driver: None,
         };
         let shared = Arc::new(Shared {
@@ -196,6 +199,18 @@ impl Connection {
     /// How many answers have come in.
     pub fn answers_heard(&self) -> u64 {
         self.shared.answers_heard.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more queries, and ends the connection once nothing waits for an answer on it.
+    pub fn finish(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        let mut state = self.shared.lock();
+        state.finishing = true;
+        let waker = state.driver.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Puts a query into the next write. Once taken, the asker hears of it exactly once: answered or failed, unless the
@@ -234,12 +249,12 @@ impl Connection {
     }
 
     /// Asks, once there is room. `None` where the connection ended before the query was sent.
-    pub async fn ask(&self, query: Query<'_>, server: usize) -> Result<Option<Answered>, Cause> {
+    pub async fn ask(&self, query: Query<'_>) -> Result<Option<Answered>, Cause> {
         let (answer, answered) = oneshot::channel();
         let asker = Arc::new(Waiting(Mutex::new(Some(answer))));
         loop {
             let room = self.shared.room.notified();
-            let attempt = Attempt { server, sent: Instant::now() };
+            let attempt = Attempt { server: 0, sent: Instant::now() };
             match self.enqueue(query, attempt, Arc::<Waiting>::clone(&asker)) {
                 Ok(()) => break,
                 Err(NotTaken::Closed) => return Ok(None),
@@ -325,7 +340,7 @@ impl State {
         asker: Arc<dyn Asker>,
         window: usize,
     ) -> Result<Option<Waker>, NotTaken> {
-        if self.stream.is_none() || self.broken.is_some() {
+        if self.stream.is_none() || self.broken.is_some() || self.finishing {
             return Err(NotTaken::Closed);
         }
         if self.in_flight.len() >= window.min(MAX_IN_FLIGHT) || self.outgoing.len() >= MAX_UNWRITTEN {

@@ -76,6 +76,10 @@ impl Link for Connection {
     fn has_answered(&self) -> bool {
         self.answers_heard() > 0
     }
+
+    fn finish(&self) {
+        Self::finish(self);
+    }
 }
 
 impl Dot {
@@ -98,14 +102,13 @@ impl Dot {
     pub async fn exchange(
         &self,
         query: Query<'_>,
-        server: usize,
         which: Which,
         asked: impl Fn(),
     ) -> Result<(Vec<u8>, Duration), Cause> {
         loop {
             let connection = self.kept.connection_until(which, query.until).await?;
             // It may end before the query is sent; then another will do.
-            if let Some(answered) = connection.ask(query, server).await? {
+            if let Some(answered) = connection.ask(query).await? {
                 asked();
                 return answered.message().await;
             }

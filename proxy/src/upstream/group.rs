@@ -4,7 +4,7 @@
 //! needed, a connection, another server, a second try, a [`Rescue`](super::rescue::Rescue) does in a task, within the query's one deadline.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dot_proxy_config::Strategy;
@@ -16,7 +16,7 @@ use super::choice::{self, Candidate};
 use super::connection::{Asker, Attempt, Connection, Query};
 use super::health::Standing;
 use super::kept::{Standby, Which};
-use super::server::{Metrics, Server, Transport};
+use super::server::{Configured, Metrics, Server, Transport};
 use crate::wire::Rcode;
 use crate::wire::request::Question;
 use crate::wire::response::{Answer, TtlBounds};
@@ -45,10 +45,16 @@ pub struct Group {
     pub(super) servers: Vec<Arc<Server>>,
     pub(super) bounds: TtlBounds,
     strategy: Strategy,
+    lineage: Lineage,
     turn: AtomicUsize,
     hedges: AtomicI32,
     runtime: Handle,
 }
+
+/// What answers of a group are worth when another takes its place: of one lineage, they are answers of both. A group that lacks
+/// a server of the one before it is of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lineage(u64);
 
 /// Connections that a batch of queries was put into.
 #[derive(Default)]
@@ -82,23 +88,70 @@ impl Batch {
     }
 }
 
+impl Lineage {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 impl Group {
-    /// A group of servers, each with its URL. Its tasks run on the runtime.
+    /// A group of servers as they were configured. Its tasks run on the runtime.
     pub fn new(
         name: &str,
-        servers: Vec<(String, Transport)>,
+        servers: Vec<Configured>,
         strategy: Strategy,
         bounds: TtlBounds,
         metrics: &Metrics,
         runtime: Handle,
     ) -> Self {
         let name: Arc<str> = name.into();
-        let numbered = servers.into_iter().enumerate();
-        let servers =
-            numbered.map(|(index, (url, transport))| Arc::new(Server::new(&name, index, &url, transport, metrics)));
-        let servers = servers.collect();
-        let hedges = AtomicI32::new(HEDGE_RESERVE);
-        Self { name, servers, bounds, strategy, turn: AtomicUsize::new(0), hedges, runtime }
+        let servers = servers.into_iter().map(|server| Arc::new(Server::new(&name, server, metrics))).collect();
+        Self::of(name, servers, strategy, bounds, runtime)
+    }
+
+    /// A group of servers that there are already.
+    pub fn of(
+        name: Arc<str>,
+        servers: Vec<Arc<Server>>,
+        strategy: Strategy,
+        bounds: TtlBounds,
+        runtime: Handle,
+    ) -> Self {
+        let (turn, hedges) = (AtomicUsize::new(0), AtomicI32::new(HEDGE_RESERVE));
+        Self { name, servers, bounds, strategy, lineage: Lineage::new(), turn, hedges, runtime }
+    }
+
+    /// The group that takes this one's place, of the same name.
+    pub fn succeeded_by(&self, servers: Vec<Arc<Server>>, strategy: Strategy, bounds: TtlBounds) -> Self {
+        let stays = |server: &Arc<Server>| servers.iter().any(|other| Arc::ptr_eq(server, other));
+        let lineage = if self.servers.iter().all(stays) { self.lineage } else { Lineage::new() };
+        Self { lineage, ..Self::of(Arc::clone(&self.name), servers, strategy, bounds, self.runtime.clone()) }
+    }
+
+    /// Its servers, in the order of the configuration.
+    pub fn servers(&self) -> &[Arc<Server>] {
+        &self.servers
+    }
+
+    /// What its answers are worth to a group that takes its place.
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+
+    /// Whether it differs from a group of these servers in nothing.
+    pub fn is_the_same_with(&self, servers: &[Arc<Server>], strategy: Strategy, bounds: TtlBounds) -> bool {
+        let same = |(one, other): (&Arc<Server>, &Arc<Server>)| Arc::ptr_eq(one, other);
+        self.servers.len() == servers.len()
+            && self.servers.iter().zip(servers).all(same)
+            && (self.strategy, self.bounds) == (strategy, bounds)
+    }
+
+    /// Completes when all its servers are out of use.
+    pub(super) async fn deserted(&self) {
+        for server in &self.servers {
+            server.retired().await;
+        }
     }
 
     /// Its name.
@@ -131,7 +184,7 @@ impl Group {
     pub fn failing(&self) -> Option<Failure> {
         let now = Instant::now();
         let mut last = None;
-        for server in &self.servers {
+        for server in self.servers.iter().filter(|server| !server.is_retired()) {
             let cause = match server.health.standing(now) {
                 Standing::Good | Standing::Unsteady => return None,
                 Standing::Silent => Cause::QueryTimedOut,
@@ -145,12 +198,13 @@ impl Group {
     /// The servers, in the order in which they are to be asked.
     pub(super) fn order(&self, now: Instant) -> Vec<Candidate> {
         let turn = if self.strategy == Strategy::RoundRobin { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
-        let candidate = |server: &Arc<Server>| Candidate {
-            index: server.index,
+        let in_use = self.servers.iter().enumerate().filter(|(_, server)| !server.is_retired());
+        let candidate = |(index, server): (usize, &Arc<Server>)| Candidate {
+            index,
             standing: server.health.standing(now),
             latency: server.health.latency(),
         };
-        let mut candidates: Vec<_> = self.servers.iter().map(candidate).collect();
+        let mut candidates: Vec<_> = in_use.map(candidate).collect();
         choice::order(self.strategy, &mut candidates, turn);
         candidates
     }

@@ -41,6 +41,9 @@ pub trait Link: Clone + Send + Sync + 'static {
 
     /// Whether any answer has come.
     fn has_answered(&self) -> bool;
+
+    /// Takes no more queries, and ends once nothing waits for an answer.
+    fn finish(&self);
 }
 
 /// Opens connections to a server, and has it prove who it is.
@@ -86,6 +89,9 @@ pub trait Standby: Send + Sync {
     /// Has each failure to connect told to this, whoever asked for the connection. Only the first call counts.
     fn tell_failures(&self, tell: TellFailure);
 
+    /// Opens no connection any more, and has the open one end once nothing waits for an answer on it.
+    fn retire(&self);
+
     /// Waits for a connection, which is opened where there is none.
     fn make_ready(&self) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send + '_>>;
 }
@@ -108,6 +114,8 @@ struct Shared<C> {
 struct State<C> {
     open: Option<Current<C>>,
     connecting: Option<Attempt<C>>,
+    /// No connection is wanted any more, for good.
+    retired: bool,
     /// Connections that ended without one answer, one after the other.
     barren: u32,
     last_failure: Cause,
@@ -145,7 +153,8 @@ impl<C> Clone for Kept<C> {
 impl<C: Link> Kept<C> {
     /// A server that is not yet connected to. A connection without queries for `idle` is closed.
     pub fn new(open: impl Open<Connection = C>, idle: Duration) -> Self {
-        let state = State { open: None, connecting: None, barren: 0, last_failure: Cause::ConnectionClosed };
+        let state =
+            State { open: None, connecting: None, retired: false, barren: 0, last_failure: Cause::ConnectionClosed };
         let shared = Shared {
             open: Box::new(open),
             tell_failures: OnceLock::new(),
@@ -187,6 +196,9 @@ impl<C: Link> Kept<C> {
 
     fn open_or_attempt(&self, which: Which) -> Result<Connected<C>, Cause> {
         let mut state = self.shared.lock();
+        if state.retired {
+            return Err(Cause::ConnectionClosed);
+        }
         if let Some(connection) = state.open(which) {
             return Ok(Connected::Already(connection));
         }
@@ -252,6 +264,18 @@ impl<C: Link> Standby for Kept<C> {
         let _ = self.shared.tell_failures.set(tell);
     }
 
+    fn retire(&self) {
+        let open = {
+            let mut state = self.shared.lock();
+            state.retired = true;
+            self.shared.dormant.store(false, Ordering::Release);
+            state.open.take()
+        };
+        if let Some(open) = open {
+            open.connection.finish();
+        }
+    }
+
     fn make_ready(&self) -> Pin<Box<dyn Future<Output = Result<(), Cause>> + Send + '_>> {
         Box::pin(async { self.connection(Which::Any).await.map(|_| ()) })
     }
@@ -276,6 +300,10 @@ impl<C: Link> Shared<C> {
     fn opened(&self, connection: &C) {
         let mut state = self.lock();
         state.connecting = None;
+        if state.retired {
+            drop(state);
+            return connection.finish();
+        }
         state.open = Some(Current { connection: connection.clone(), since: Instant::now() });
         if state.barren < BARREN {
             self.health.reached();
@@ -288,7 +316,7 @@ impl<C: Link> Shared<C> {
         let mut state = self.lock();
         state.connecting = None;
         state.last_failure = cause;
-        self.dormant.store(state.open.is_none(), Ordering::Release);
+        self.dormant.store(state.open.is_none() && !state.retired, Ordering::Release);
     }
 
     fn tell(&self, cause: Cause) {

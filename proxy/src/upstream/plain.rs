@@ -162,7 +162,7 @@ async fn ask_tcp(server: SocketAddr, asked: Asked, question: &[u8]) -> Result<He
     let (connection, driver) = Connection::open(stream, Privacy::Plain, Arc::default(), PATIENCE_OVER_TCP);
     let query = Query { asked, question, until: Instant::now() + PATIENCE_OVER_TCP };
     let asking = async {
-        let answered = connection.ask(query, 0).await?.ok_or(Cause::ConnectionClosed)?;
+        let answered = connection.ask(query).await?.ok_or(Cause::ConnectionClosed)?;
         answered.message().await.map(|(message, _)| Heard::Answer(message))
     };
     tokio::select! {

@@ -98,6 +98,9 @@ impl<'a> Rescue<'a> {
         F: Future<Output = Result<Answer, Cause>> + Send + 'static,
     {
         self.take_over(before);
+        if self.under_way.is_empty() {
+            return self.give_up(); // there is no server any more
+        }
         loop {
             tokio::select! {
                 Some(finished) = self.attempts.join_next(), if !self.attempts.is_empty() => {
@@ -118,6 +121,7 @@ impl<'a> Rescue<'a> {
                         self.hedge_at = Instant::now() + RECONSIDER;
                     }
                 }
+                () = self.group.deserted() => return self.give_up(),
                 () = sleep_until(self.deadline + GRACE) => return self.give_up(),
             }
         }
@@ -169,8 +173,17 @@ impl<'a> Rescue<'a> {
         &self.group.servers[index]
     }
 
+    fn next_in_use(&mut self) -> Option<(usize, Which)> {
+        while let Some(next) = self.next.pop_front() {
+            if !self.server(next.0).is_retired() {
+                return Some(next);
+            }
+        }
+        None
+    }
+
     fn ask_next(&mut self) {
-        let Some((index, which)) = self.next.pop_front() else { return };
+        let Some((index, which)) = self.next_in_use() else { return };
         let server = Arc::clone(self.server(index));
         self.asked_at = Instant::now();
         self.hedge_at = self.asked_at + self.patience(server.health.late_after());

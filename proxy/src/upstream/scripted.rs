@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::cause::Cause;
 use super::connection::Stream;
 use super::dot::{Connect, Connecting, Dot};
+use super::server::{Configured, Definition, Transport};
 use crate::wire::request::Question;
 use crate::wire::{HEADER, name};
 
@@ -61,6 +62,12 @@ impl Scripted {
 
     pub(crate) fn dot(&self) -> Dot {
         Dot::new(self.clone(), IDLE)
+    }
+
+    /// As a configuration would have it.
+    pub(crate) fn configured(&self) -> Configured {
+        let (url, transport) = ("tls://test".to_owned(), Transport::Dot(self.dot()));
+        Configured { url, transport, definition: Definition::default() }
     }
 
     pub(crate) fn turns(&self, mood: Mood) {

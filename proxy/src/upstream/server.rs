@@ -1,13 +1,15 @@
 //! One server of a group: its transport, its health, and what is counted and logged of it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -78,12 +80,27 @@ struct FailureLabels {
     cause: Cause,
 }
 
+/// A server as it was configured, and what reaches it.
+pub struct Configured {
+    /// Its URL.
+    pub url: String,
+    /// How it is reached.
+    pub transport: Transport,
+    /// All that was configured of it.
+    pub definition: Definition,
+}
+
+/// All that was configured of a server (its URL, whom to trust, how to prove who we are, how to ask), as a digest: where two are
+/// equal, one server with its connection can stand for the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Definition([u8; 32]);
+
 /// One server of a group.
 pub struct Server {
-    /// Its place in the group.
-    pub index: usize,
     /// As it was configured.
     pub url: Arc<str>,
+    /// All that was configured of it.
+    pub definition: Definition,
     /// How it is reached.
     pub transport: Transport,
     /// What is known of it.
@@ -93,6 +110,14 @@ pub struct Server {
     queries: Counter,
     failures: Arc<Failures>,
     strays: Strays,
+    retirement: Retirement,
+}
+
+/// Whether a server is out of use, for good.
+#[derive(Debug, Default)]
+struct Retirement {
+    is_retired: AtomicBool,
+    changed: Notify,
 }
 
 /// What is counted and logged of a server's failures: of each attempt to connect, whoever may wait for it, and of each query
@@ -103,7 +128,14 @@ struct Failures {
     counters: Family<FailureLabels, Counter>,
     events: Events,
     is_logged: AtomicBool,
-    logged: Mutex<Option<Logged>>,
+    logged: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    last: Option<Logged>,
+    /// Nothing is counted any more: the server is out of use, and its counters are gone.
+    closed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -129,11 +161,43 @@ impl Metrics {
             self.strays.clone(),
         );
     }
+
+    /// Forgets what was counted of a server that is retired.
+    pub fn forget(&self, server: &Server) {
+        let (group, server) = (Arc::clone(&server.failures.group), Arc::clone(&server.url));
+        for cause in Cause::ALL {
+            self.failures.remove(&FailureLabels { group: Arc::clone(&group), server: Arc::clone(&server), cause });
+        }
+        for labels in StrayLabels::all(&group, &server) {
+            self.strays.remove(&labels);
+        }
+        self.queries.remove(&ServerLabels { group, server });
+    }
+}
+
+impl Definition {
+    /// The digest of these parts, in this order.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        Self(digest)
+    }
+
+    /// As a part of another.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl Server {
-    /// The server at this place of this group.
-    pub fn new(group: &Arc<str>, index: usize, url: &str, transport: Transport, metrics: &Metrics) -> Self {
+    /// A server of this group.
+    pub fn new(group: &Arc<str>, configured: Configured, metrics: &Metrics) -> Self {
+        let Configured { url, transport, definition } = configured;
         let url: Arc<str> = url.into();
         let labels = ServerLabels { group: Arc::clone(group), server: Arc::clone(&url) };
         let failures = Arc::new(Failures {
@@ -142,7 +206,7 @@ impl Server {
             counters: metrics.failures.clone(),
             events: metrics.events.clone(),
             is_logged: AtomicBool::new(false),
-            logged: Mutex::new(None),
+            logged: Mutex::default(),
         });
         let health = transport.standby().map_or_else(Arc::default, |standby| {
             let (failures, panics) = (Arc::clone(&failures), metrics.panics.clone());
@@ -156,18 +220,58 @@ impl Server {
         });
         let strays = Strays::of(Arc::clone(group), Arc::clone(&url), metrics.strays.clone(), metrics.events.clone());
         let (panics, queries) = (metrics.panics.clone(), metrics.queries.get_or_create_owned(&labels));
-        Self { index, url, transport, health, panics, queries, failures, strays }
+        let retirement = Retirement::default();
+        Self { url, definition, transport, health, panics, queries, failures, strays, retirement }
+    }
+
+    /// Whether it is out of use: nothing is asked of it any more.
+    pub fn is_retired(&self) -> bool {
+        self.retirement.is_retired.load(Ordering::Acquire)
+    }
+
+    /// Completes when it is out of use.
+    pub async fn retired(&self) {
+        loop {
+            let changed = self.retirement.changed.notified();
+            if self.is_retired() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes it out of use. What was sent may still be answered; then its connection is closed. Its failures are no longer
+    /// counted.
+    pub fn retire(&self) {
+        self.retirement.is_retired.store(true, Ordering::Release);
+        self.retirement.changed.notify_waiters();
+        self.failures.log().closed = true;
+        if let Some(standby) = self.transport.standby() {
+            standby.retire();
+        }
     }
 
     /// Asks, and waits for the answer's message.
     pub async fn exchange(&self, query: Query<'_>, which: Which) -> Result<Vec<u8>, Cause> {
+        if self.transport.standby().is_some() {
+            // Of a connection that is closed when nothing is in flight, answers may still come.
+            return if self.is_retired() { Err(Cause::ConnectionClosed) } else { self.ask(query, which).await };
+        }
+        tokio::select! {
+            biased;
+            () = self.retired() => Err(Cause::ConnectionClosed),
+            outcome = self.ask(query, which) => outcome,
+        }
+    }
+
+    async fn ask(&self, query: Query<'_>, which: Which) -> Result<Vec<u8>, Cause> {
         let sent = AtomicBool::new(false);
         let asked = || {
             self.asked();
             sent.store(true, Ordering::Relaxed);
         };
         let outcome = match &self.transport {
-            Transport::Dot(dot) => dot.exchange(query, self.index, which, asked).await,
+            Transport::Dot(dot) => dot.exchange(query, which, asked).await,
             Transport::Doh(doh) => doh.exchange(query, which, asked).await,
             Transport::Doq(doq) => doq.exchange(query, which, asked).await,
             Transport::Plain(plain) => {
@@ -214,7 +318,7 @@ impl Server {
     pub fn connect(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         let server = Arc::clone(self);
         runtime.spawn(async move {
-            let Some(standby) = server.transport.standby() else { return };
+            let Some(standby) = server.transport.standby().filter(|_| !server.is_retired()) else { return };
             if standby.make_ready().await.is_ok() {
                 server.failures.are_over();
             }
@@ -248,9 +352,13 @@ impl Server {
 }
 
 impl Failures {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn are_over(&self) {
         if self.is_logged.load(Ordering::Relaxed) && self.is_logged.swap(false, Ordering::AcqRel) {
-            *self.logged.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.log().last = None;
             info!(server = %self.url, "upstream answers again");
         }
     }
@@ -267,20 +375,23 @@ impl Failures {
 
     /// Counts a failure, and logs it when it begins, when its cause changes, and now and then while it goes on.
     fn note(&self, cause: Cause) {
+        let mut log = self.log();
+        if log.closed {
+            return;
+        }
         let labels = FailureLabels { group: Arc::clone(&self.group), server: Arc::clone(&self.url), cause };
         self.counters.get_or_create(&labels).inc();
         self.tell(cause);
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if let Some(logged) = &mut *logged
+        if let Some(logged) = &mut log.last
             && logged.cause == cause
             && now < logged.at + LOG_AGAIN_AFTER
         {
             logged.failures_since += 1;
             return;
         }
-        let failures_not_logged = logged.map_or(0, |logged| logged.failures_since);
-        *logged = Some(Logged { cause, at: now, failures_since: 0 });
+        let failures_not_logged = log.last.map_or(0, |logged| logged.failures_since);
+        log.last = Some(Logged { cause, at: now, failures_since: 0 });
         self.is_logged.store(true, Ordering::Release);
         warn!(%cause, server = %self.url, group = %self.group, failures_not_logged, "upstream failed");
     }

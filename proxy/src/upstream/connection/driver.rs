@@ -121,6 +121,9 @@ impl Driver {
                 return Poll::Ready(turn);
             }
         }
+        if state.finishing && state.in_flight.is_empty() && !state.has_to_write() {
+            return Poll::Ready(Turn::Idle);
+        }
         if !state.driver.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             state.driver = Some(context.waker().clone());
         }

@@ -18,7 +18,7 @@ fn query(bytes: &[u8]) -> Query<'_> {
 fn ask(connection: &Connection, name: &str) -> tokio::task::JoinHandle<Result<Vec<u8>, Cause>> {
     let (connection, bytes) = (connection.clone(), question(name));
     tokio::spawn(async move {
-        let answered = connection.ask(query(&bytes), 0).await?.expect("the connection is open");
+        let answered = connection.ask(query(&bytes)).await?.expect("the connection is open");
         answered.message().await.map(|(message, _)| message)
     })
 }
@@ -135,7 +135,7 @@ async fn when_the_connection_ends_everybody_who_waits_is_told() {
         assert_eq!(one.await.unwrap(), Err(Cause::ConnectionClosed));
     }
     let bytes = question("c.example");
-    assert!(connection.ask(query(&bytes), 0).await.unwrap().is_none());
+    assert!(connection.ask(query(&bytes)).await.unwrap().is_none());
     assert!(connection.is_closed());
 }
 

@@ -100,6 +100,7 @@ async fn drive(shared: Arc<Shared>, connection: h2::client::Connection<Connected
     let ended = tokio::select! {
         _ = &mut connection => Ended::Broken,
         () = shared.usage.idle_for(idle) => Ended::Idle,
+        () = shared.usage.finished() => Ended::Idle,
     };
     shared.close();
     shared.usage.cut_short();
@@ -176,6 +177,11 @@ impl Link for Connection {
 
     fn has_answered(&self) -> bool {
         self.shared.usage.has_answered()
+    }
+
+    fn finish(&self) {
+        self.shared.usage.finish();
+        self.shared.close();
     }
 }
 

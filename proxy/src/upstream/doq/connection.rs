@@ -120,6 +120,7 @@ async fn drive(endpoint: Endpoint, connection: Connection, idle: Duration) -> En
     let ended = tokio::select! {
         _ = connection.connection.closed() => Ended::Broken,
         () = connection.usage.idle_for(idle) => Ended::Idle,
+        () = connection.usage.finished() => Ended::Idle,
     };
     connection.usage.cut_short();
     if ended == Ended::Idle {
@@ -135,6 +136,9 @@ impl Connection {
     /// future gives it up.
     pub(super) async fn exchange(&self, query: &[u8], asked: &impl Fn()) -> Result<(Vec<u8>, Duration), Lost> {
         let _in_flight = self.usage.asks().await;
+        if self.usage.is_finishing() {
+            return Err(Lost::NotSent);
+        }
         let answered = self.send_and_receive(query, asked).await;
         match answered {
             Ok(_) => self.usage.answered(),
@@ -181,7 +185,7 @@ impl Drop for Waiting {
 
 impl Link for Connection {
     fn is_closed(&self) -> bool {
-        self.connection.close_reason().is_some()
+        self.usage.is_finishing() || self.connection.close_reason().is_some()
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -194,6 +198,10 @@ impl Link for Connection {
 
     fn has_answered(&self) -> bool {
         self.usage.has_answered()
+    }
+
+    fn finish(&self) {
+        self.usage.finish();
     }
 }
 

@@ -14,7 +14,9 @@ use super::super::health::Health;
 pub struct Usage {
     health: Arc<Health>,
     in_flight: AtomicUsize,
-    /// There may be room for another query.
+    /// No more queries are taken.
+    finishing: AtomicBool,
+    /// There may be room for another query, or nothing in flight any more.
     room: Notify,
     last_asked: Mutex<Instant>,
     was_asked: AtomicBool,
@@ -32,6 +34,7 @@ impl Usage {
         Arc::new(Self {
             health,
             in_flight: AtomicUsize::new(0),
+            finishing: AtomicBool::new(false),
             room: Notify::new(),
             last_asked: Mutex::new(Instant::now()),
             was_asked: AtomicBool::new(false),
@@ -79,6 +82,28 @@ impl Usage {
     /// Whether any answer came.
     pub fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// No more queries are to be taken.
+    pub fn finish(&self) {
+        self.finishing.store(true, Ordering::Release);
+        self.room.notify_waiters();
+    }
+
+    /// Whether no more queries are taken.
+    pub fn is_finishing(&self) -> bool {
+        self.finishing.load(Ordering::Acquire)
+    }
+
+    /// Completes when no more queries are taken and none waits.
+    pub async fn finished(&self) {
+        loop {
+            let changed = self.room.notified();
+            if self.is_finishing() && self.in_flight.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Completes when no query waits and none was asked for so long.

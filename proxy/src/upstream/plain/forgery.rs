@@ -39,6 +39,14 @@ pub struct StrayLabels {
     why: Stray,
 }
 
+impl StrayLabels {
+    /// All that can be counted of a server.
+    pub fn all(group: &Arc<str>, server: &Arc<str>) -> impl Iterator<Item = Self> {
+        let labels = |why| Self { group: Arc::clone(group), server: Arc::clone(server), why };
+        [Stray::Id, Stray::Question, Stray::Case].map(labels).into_iter()
+    }
+}
+
 impl Stray {
     /// The word, for labels and events.
     fn as_str(self) -> &'static str {

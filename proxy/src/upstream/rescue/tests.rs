@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::upstream::scripted::{Mood, Scripted, question};
-use crate::upstream::server::{Metrics, Transport};
+use crate::upstream::server::Metrics;
 use crate::wire::flag;
 use crate::wire::response::TtlBounds;
 use dot_proxy_config::Strategy;
@@ -13,8 +13,7 @@ const BOUNDS: TtlBounds = TtlBounds { min: 0, max: 86_400 };
 const MILLI: Duration = Duration::from_millis(1);
 
 fn group(strategy: Strategy, servers: &[&Scripted]) -> Group {
-    let transport = |server: &&Scripted| ("tls://test".to_owned(), Transport::Dot(server.dot()));
-    let servers = servers.iter().map(transport).collect();
+    let servers = servers.iter().map(|server| server.configured()).collect();
     Group::new("test", servers, strategy, BOUNDS, &Metrics::default(), Handle::current())
 }
 
