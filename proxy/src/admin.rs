@@ -1,5 +1,5 @@
 //! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`, which tell neither a name that was asked nor a client, and,
-//! on loopback alone, `/debug/clients`.
+//! on loopback alone, `/debug/clients` and `/debug/config`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::clients::{Clients, report};
+use crate::reload::State;
 use crate::resolve::Resolver;
 
 /// Connections at once; the next ones wait in the kernel.
@@ -37,6 +38,8 @@ pub struct Admin {
     pub resolver: Arc<Resolver>,
     /// Asked who misbehaved.
     pub clients: Arc<Clients>,
+    /// Asked which configuration is in force, if it comes from a file.
+    pub configuration: Option<Arc<State>>,
 }
 
 /// Serves until told to stop.
@@ -89,13 +92,19 @@ impl Admin {
                 Some(failure) => text(StatusCode::SERVICE_UNAVAILABLE, format!("no upstream answers: {failure}\n")),
             },
             "/metrics" => self.metrics(),
-            "/debug/clients" if !peer.ip().to_canonical().is_loopback() => {
-                let remedy =
-                    "clients are told of on loopback alone: use kubectl port-forward, or ask on the machine itself\n";
+            "/debug/clients" | "/debug/config" if !peer.ip().to_canonical().is_loopback() => {
+                let remedy = "this is told on loopback alone: use kubectl port-forward, or ask on the machine itself\n";
                 text(StatusCode::FORBIDDEN, remedy.to_owned())
             }
+            "/debug/config" => match &self.configuration {
+                Some(state) => text(StatusCode::OK, state.to_string()),
+                None => text(StatusCode::NOT_FOUND, "there is no configuration file (--config)\n".to_owned()),
+            },
             "/debug/clients" => text(StatusCode::OK, report::table(&self.clients.rows())),
-            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz, /metrics and /debug/clients\n".to_owned()),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "there are /livez, /readyz, /metrics, /debug/clients and /debug/config\n".to_owned(),
+            ),
         }
     }
 

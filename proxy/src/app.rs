@@ -25,6 +25,7 @@ use crate::drops::Drops;
 use crate::events::{Carriers, Events};
 use crate::listener::{self, Sockets, listen_tcp, tcp, udp};
 use crate::panics::Panics;
+use crate::reload::{Reload, Targets};
 use crate::resolve::{Resolver, Stages};
 use crate::upstream::{group, server};
 
@@ -41,7 +42,7 @@ pub struct App {
     metrics: listener::Metrics,
     carriers: Carriers,
     limits: tcp::Limits,
-    deadline: Duration,
+    reload: Option<Reload>,
 }
 
 /// An address that could not be bound.
@@ -75,8 +76,8 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 /// The stages of a configuration, without any socket: what `serve` listens for and `query` asks once. To be called on the
-/// runtime on which lookups are to run.
-pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Resolver {
+/// runtime on which lookups are to run. And what is counted of servers.
+pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> (Resolver, server::Metrics) {
     let panics = Panics::telling(events.clone());
     panics.register(registry);
     let runtime = Handle::current();
@@ -103,7 +104,7 @@ pub fn resolver(config: Resolved, events: Events, registry: &mut Registry) -> Re
         responses: ResponseLimit::of(&config.clients.responses, Instant::now()).into(),
         drops: Drops::new(registry),
     };
-    Resolver::new(stages, runtime, registry)
+    (Resolver::new(stages, runtime, registry), metrics)
 }
 
 impl App {
@@ -113,16 +114,22 @@ impl App {
         register_build(&mut registry);
         config.confined.register(&mut registry);
         let (listen, admin_address) = (config.listen, config.admin);
-        let (threads, deadline) = (config.threads, config.deadline);
+        let threads = config.threads;
         let limits = tcp::Limits::of(config.connections, &config.clients);
         let (access, settings) = (config.access.clone(), config.clients.clone());
         let (events, carriers) = Events::start(std::mem::take(&mut config.events), &mut registry);
         config.confined.tell(&events);
-        let resolver = Arc::new(resolver(config, events.clone(), &mut registry));
+        let source = config.source.take();
+        let (resolver, servers) = resolver(config, events.clone(), &mut registry);
+        let resolver = Arc::new(resolver);
         let metrics = listener::Metrics::telling(events.clone(), resolver.panics().clone());
         metrics.register(&mut registry);
-        let (drops, responses) = (resolver.drops().clone(), Arc::clone(resolver.responses()));
-        let telling = Telling { runtime: Handle::current(), drops, responses, events };
+        let telling = Telling {
+            runtime: Handle::current(),
+            drops: resolver.drops().clone(),
+            responses: Arc::clone(resolver.responses()),
+            events: events.clone(),
+        };
         let clients = Clients::new(access, settings, telling, &mut registry);
         let sockets = Sockets::bind(listen, threads).map_err(|error| BindError {
             flag: "--host, --port",
@@ -131,8 +138,15 @@ impl App {
         })?;
         let admin_listener =
             bind_admin(admin_address).map_err(|error| BindError { flag: "--admin", address: admin_address, error })?;
-        let admin = Arc::new(Admin { registry, resolver: Arc::clone(&resolver), clients: Arc::clone(&clients) });
-        Ok(Self { sockets, admin_listener, admin, clients, resolver, metrics, carriers, limits, deadline })
+        let targets = Targets { resolver: Arc::clone(&resolver), clients: Arc::clone(&clients), servers, events };
+        let reload = source.map(|source| Reload::new(source, targets, &mut registry));
+        let admin = Arc::new(Admin {
+            registry,
+            resolver: Arc::clone(&resolver),
+            clients: Arc::clone(&clients),
+            configuration: reload.as_ref().map(Reload::state),
+        });
+        Ok(Self { sockets, admin_listener, admin, clients, resolver, reload, metrics, carriers, limits })
     }
 
     /// Where queries are taken; UDP and TCP have the same port.
@@ -166,6 +180,7 @@ impl App {
         };
         listeners.spawn(service.run(stopped.clone()));
         listeners.spawn(admin::serve(self.admin_listener, self.admin, stopped));
+        let reloading = self.reload.map(|reload| tokio::spawn(reload.run()));
         let asked_to_stop = tokio::select! {
             () = shutdown => true,
             () = readers.ended() => {
@@ -178,13 +193,16 @@ impl App {
             }
         };
         info!("draining: no new queries are taken, those in flight are finished");
+        if let Some(reloading) = reloading {
+            reloading.abort();
+        }
         readers.stop();
         let _ = stop.send(true); // a listener that has ended does not hear it
         let draining = async {
             self.resolver.drained().await;
             while listeners.join_next().await.is_some() {}
         };
-        if tokio::time::timeout(self.deadline + DRAIN_MARGIN, draining).await.is_err() {
+        if tokio::time::timeout(self.resolver.deadline() + DRAIN_MARGIN, draining).await.is_err() {
             warn!("some clients did not take their replies in time");
         }
         self.carriers.finish().await;

@@ -8,6 +8,7 @@ pub mod question;
 mod serve;
 mod stub;
 
+use std::fmt;
 use std::future::Future;
 use std::process::ExitCode;
 
@@ -73,6 +74,13 @@ enum Failure {
     Usage(String),
     /// Failed at work: exit code 1.
     Work(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Usage(message) | Self::Work(message)) = self;
+        f.write_str(message)
+    }
 }
 
 impl Failure {

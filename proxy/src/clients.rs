@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dot_proxy_config::Network;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -125,6 +126,16 @@ impl Clients {
             drops,
             events,
         })
+    }
+
+    /// Sources outside private ranges are served from now on if they are in one of these.
+    pub fn admit_only(&self, allowed: &[Network]) {
+        self.access.admit_only(allowed);
+    }
+
+    /// Sources outside private ranges are served from now on only if they were and are in one of these.
+    pub fn admit_no_longer(&self, others_than: &[Network]) {
+        self.access.admit_no_longer(others_than);
     }
 
     /// Whether a connection is taken.

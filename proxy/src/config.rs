@@ -18,6 +18,7 @@ use crate::clients::cookies::Cookies;
 use crate::confine::InForce;
 use crate::events;
 use crate::policy::Policy;
+use crate::reload::Source;
 use crate::router::{GroupIndex, Router};
 use crate::upstream::command::{self, Program, Slots, Tool};
 use crate::upstream::server::Configured;
@@ -76,6 +77,8 @@ pub struct Resolved {
     pub program: Option<PathBuf>,
     /// What the process has given up.
     pub confined: InForce,
+    /// Where it comes from, if that is to be watched for changes.
+    pub source: Option<Source>,
 }
 
 /// A group to be made: its name, its strategy, and its servers with their URLs.
@@ -133,6 +136,7 @@ impl Resolved {
             events: event_settings(&written.events)?,
             program,
             confined: InForce::default(),
+            source: None,
         })
     }
 }
@@ -153,6 +157,15 @@ fn tools(written: &Config, trust: &Trust) -> Result<(Option<Tool>, Option<Tool>)
     let identity = trust.identity.as_ref().map(|(certificate, key)| (certificate.as_slice(), key.as_slice()));
     let upstream = find(&command::Trust { ca, pins: &written.upstream.pins, identity })?;
     Ok((upstream, find(&command::Trust { ca, ..command::Trust::default() })?))
+}
+
+/// The files that a configuration names: CAs, certificates, keys.
+pub fn files_named(written: &Config) -> impl Iterator<Item = &Path> {
+    let (upstream, syslog) = (&written.upstream, written.events.syslog.as_ref());
+    let pairs = [upstream.client_certificate.as_ref(), syslog.and_then(|syslog| syslog.client_certificate.as_ref())];
+    let pairs = pairs.into_iter().flatten().flat_map(|pair| [&*pair.certificate_file, &*pair.key_file]);
+    let authorities = [upstream.ca_file.as_deref(), syslog.and_then(|syslog| syslog.ca_file.as_deref())];
+    authorities.into_iter().flatten().chain(pairs)
 }
 
 /// Who is told of events; by itself, since it is also told there that the rest cannot be used.

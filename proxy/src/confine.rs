@@ -37,7 +37,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tracing::{info, warn};
 
-use crate::config::MEMORY_LIMIT_FILES;
+use crate::config::{MEMORY_LIMIT_FILES, files_named};
 use crate::events::{Event, Events};
 
 /// Where libraries read random numbers that do not find the system call: in a static program they look for it in vain.
@@ -103,14 +103,7 @@ impl Confinement {
     /// because files are replaced and links exchanged when a volume changes; to listen where it says; and to run the
     /// program that asks servers, if one does, with what interprets it and what programs of this system read.
     pub fn for_config(written: &Config, config_file: Option<&Path>, program: Option<&Path>) -> Self {
-        let (upstream, syslog) = (&written.upstream, written.events.syslog.as_ref());
-        let certificates =
-            [upstream.client_certificate.as_ref(), syslog.and_then(|collector| collector.client_certificate.as_ref())];
-        let certificates = certificates.into_iter().flatten();
-        let files =
-            [config_file, upstream.ca_file.as_deref(), syslog.and_then(|collector| collector.ca_file.as_deref())];
-        let files = files.into_iter().flatten();
-        let files = files.chain(certificates.flat_map(|files| [&*files.certificate_file, &*files.key_file]));
+        let files = config_file.into_iter().chain(files_named(written));
         let mut readable: Vec<_> = files.flat_map(places_of).collect();
         readable.extend(MEMORY_LIMIT_FILES.iter().chain(&RANDOM_FILES).map(PathBuf::from));
         let programs = program.map(program::files_to_run).unwrap_or_default();

@@ -11,8 +11,8 @@
 //!
 //! `wire`, `policy`, `cache` and `router` know no socket and no clock. Stages never call each other: `resolve` calls
 //! them. `clients` knows who may ask and who misbehaved. `listener` knows `clients` and `resolve`; only `app` knows all. `config`
-//! turns what was written into what is run, `cli` is the command line, `admin` serves health and metrics, `events` tells a SIEM what
-//! the others hand in, `confine` gives up after the start what is not needed.
+//! turns what was written into what is run, `cli` is the command line, `admin` serves health and metrics, `reload`
+//! takes a configuration that has changed, `prove` tries an upstream from outside, `events` tells a SIEM what the others hand in, `confine` gives up after the start what is not needed.
 
 pub mod admin;
 pub mod app;
@@ -31,6 +31,7 @@ pub mod memory;
 pub mod panics;
 pub mod policy;
 pub mod prove;
+pub mod reload;
 pub mod replies;
 pub mod resolve;
 pub mod router;

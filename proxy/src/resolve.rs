@@ -240,18 +240,18 @@ impl Resolver {
 
     /// Has names go elsewhere from now on, and keeps what of the cache is still true. Servers that are in use no longer are
     /// returned: they are to be retired.
-    pub fn reroute(&self, next: Arc<Routing>) -> Vec<Arc<Server>> {
+    pub fn reroute(&self, next: &Arc<Routing>) -> Vec<Arc<Server>> {
         let before = {
             let mut routing = self.routing.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *routing, Arc::clone(&next))
+            std::mem::replace(&mut *routing, Arc::clone(next))
         };
-        if !before.answers_like(&next) {
-            self.cache.retain(|name| before.answers_name_like(&next, name), Instant::now().into_std());
+        if !before.answers_like(next) {
+            self.cache.retain(|name| before.answers_name_like(next, name), Instant::now().into_std());
         }
         let servers = |routing: &Routing| -> Vec<_> {
             routing.groups.iter().flat_map(|group| group.servers()).map(Arc::clone).collect()
         };
-        let stays = servers(&next);
+        let stays = servers(next);
         let is_gone = |server: &Arc<Server>| !stays.iter().any(|other| Arc::ptr_eq(server, other));
         servers(&before).into_iter().filter(is_gone).collect()
     }

@@ -11,6 +11,7 @@ use dot_proxy_config::{
 };
 
 use super::{Failure, Stub};
+use crate::reload::{self, Hash, Source};
 
 /// The stub that an image was built for. It holds where neither --stub nor a configuration file says another.
 const STUB_OF_THE_IMAGE: &str = "DOT_PROXY_STUB";
@@ -106,8 +107,15 @@ fn parse_destination(text: &str) -> Result<Destination, String> {
 
 /// Reads a configuration file.
 pub(super) fn read_config(path: &Path) -> Result<Config, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-    Config::from_yaml(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+    parse_config(path, &read_text(path)?)
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+}
+
+fn parse_config(path: &Path, text: &str) -> Result<Config, Failure> {
+    Config::from_yaml(text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
 /// The configuration where there is no file.
@@ -129,10 +137,27 @@ impl Options {
     }
 
     fn written_in_an_image_for(&self, stub: Option<&str>) -> Result<Config, Failure> {
-        let mut config = match &self.config {
-            Some(file) => read_config(file)?,
-            None => default_for(stub.filter(|stub| !stub.is_empty() && self.stub.is_none()))?,
-        };
+        match &self.config {
+            Some(file) => self.over(read_config(file)?),
+            None => self.over(default_for(stub.filter(|stub| !stub.is_empty() && self.stub.is_none()))?),
+        }
+    }
+
+    /// The same where there is a file, with what has it read again when it has changed.
+    pub(super) fn source(&self) -> Result<Option<Source>, Failure> {
+        let Some(file) = &self.config else { return Ok(None) };
+        let text = read_text(file)?;
+        let written = self.over(parse_config(file, &text)?)?;
+        let (options, path) = (self.clone(), file.clone());
+        let read: reload::Read = Box::new(move |text| {
+            let config = parse_config(&path, text).and_then(|config| options.over(config));
+            config.map_err(|failure| failure.to_string())
+        });
+        Ok(Some(Source { file: file.clone(), read, written, hash: Hash::of(text.as_bytes()) }))
+    }
+
+    /// A configuration with the flags over it.
+    fn over(&self, mut config: Config) -> Result<Config, Failure> {
         self.apply_to(&mut config);
         self.check_stub()?;
         self.apply_to_events(&mut config.events)?;

@@ -43,7 +43,7 @@ impl Query {
         let message = self.message()?;
         let began = Instant::now();
         let reply = block_on(async {
-            let resolver = std::sync::Arc::new(app::resolver(resolved, Events::none(), &mut Registry::default()));
+            let resolver = std::sync::Arc::new(app::resolver(resolved, Events::none(), &mut Registry::default()).0);
             let (mut reply, mut asking) = (Vec::new(), Asking::default());
             let (recipient, later) = Recipient::caller();
             // Over TCP nothing is truncated.

@@ -49,9 +49,13 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 fn configured(options: &Options) -> Result<(Config, Resolved), Failure> {
-    let written = options.written()?;
+    let source = options.source()?;
+    let written = match &source {
+        Some(source) => source.written.clone(),
+        None => options.written()?,
+    };
     let resolved = Resolved::from_written(&written).map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok((written, resolved))
+    Ok((written, Resolved { source, ..resolved }))
 }
 
 /// Tells of a configuration that was not taken where events are to be told, if that at least can be read.

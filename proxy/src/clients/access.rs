@@ -3,25 +3,38 @@
 //! A forwarder that answers the whole Internet is a weapon for reflection; nobody should become one by accident.
 
 use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dot_proxy_config::Network;
 
 /// The sources that are served.
 #[derive(Debug, Clone)]
 pub struct Access {
-    allowed: Vec<Network>,
+    /// Beside private ones; may change while queries come.
+    allowed: Arc<RwLock<Vec<Network>>>,
     judges_loopback: bool,
 }
 
 impl Access {
     /// Loopback and private ranges, and these.
     pub fn private_and(allowed: &[Network]) -> Self {
-        Self { allowed: allowed.to_vec(), judges_loopback: false }
+        Self { allowed: Arc::new(RwLock::new(allowed.to_vec())), judges_loopback: false }
     }
 
     /// The same, with loopback treated as any other network: limited, and shut out. For tests, which have no other.
     pub fn judging_loopback(self) -> Self {
         Self { judges_loopback: true, ..self }
+    }
+
+    /// Loopback and private ranges, and these, from now on.
+    pub fn admit_only(&self, allowed: &[Network]) {
+        *self.allowed.write().unwrap_or_else(PoisonError::into_inner) = allowed.to_vec();
+    }
+
+    /// No others than are admitted already and are among these, from now on.
+    pub fn admit_no_longer(&self, others_than: &[Network]) {
+        let mut allowed = self.allowed.write().unwrap_or_else(PoisonError::into_inner);
+        allowed.retain(|network| others_than.contains(network));
     }
 
     /// Whether a source is exempt from limits and never shut out.
@@ -37,7 +50,14 @@ impl Access {
 
     /// Whether a source is served. An IPv4-mapped IPv6 address counts as the IPv4 address it maps.
     pub fn admits(&self, source: IpAddr) -> bool {
-        is_private(source.to_canonical()) || self.allowed.iter().any(|network| network.contains(source))
+        is_private(source.to_canonical()) || self.allows(source)
+    }
+}
+
+impl Access {
+    fn allows(&self, source: IpAddr) -> bool {
+        let allowed = self.allowed.read().unwrap_or_else(PoisonError::into_inner);
+        allowed.iter().any(|network| network.contains(source))
     }
 }
 

@@ -129,6 +129,14 @@ impl Group {
         Self { lineage, ..Self::of(Arc::clone(&self.name), servers, strategy, bounds, self.runtime.clone()) }
     }
 
+    /// The group itself, or the one that takes its place with these of its servers alone.
+    pub fn without_others_than(self: &Arc<Self>, servers: Vec<Arc<Server>>) -> Arc<Self> {
+        if self.is_the_same_with(&servers, self.strategy, self.bounds) {
+            return Arc::clone(self);
+        }
+        Arc::new(self.succeeded_by(servers, self.strategy, self.bounds))
+    }
+
     /// Its servers, in the order of the configuration.
     pub fn servers(&self) -> &[Arc<Server>] {
         &self.servers

@@ -224,6 +224,16 @@ impl Server {
         Self { url, definition, transport, health, panics, queries, failures, strays, retirement }
     }
 
+    /// Whether it is of a group of this name.
+    pub fn is_of(&self, group: &str) -> bool {
+        *self.failures.group == *group
+    }
+
+    /// Whether both are counted by the same labels.
+    pub fn is_counted_as(&self, other: &Self) -> bool {
+        self.url == other.url && self.is_of(&other.failures.group)
+    }
+
     /// Whether it is out of use: nothing is asked of it any more.
     pub fn is_retired(&self) -> bool {
         self.retirement.is_retired.load(Ordering::Acquire)

@@ -4,7 +4,7 @@
 
 mod attempts;
 mod older_kernel;
-mod started;
+pub mod started;
 
 use std::fs;
 use std::os::unix::fs::symlink;

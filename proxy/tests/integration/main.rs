@@ -19,6 +19,7 @@ mod reaction;
 mod rsyslog;
 mod server;
 mod unbound;
+mod volume;
 mod wait;
 
 // The tests.
@@ -46,6 +47,7 @@ mod proving;
 mod queries;
 mod quic;
 mod reflection;
+mod reload;
 mod replies;
 mod restraint;
 mod routes;

@@ -1,9 +1,11 @@
 //! The proxy under test, in this process.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use dot_proxy::app::App;
 use dot_proxy::config::Resolved;
+use dot_proxy::reload::{Hash, Source};
 use dot_proxy_config::Config;
 use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,6 +67,27 @@ impl Proxy {
         Resolved::from_written(&config).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// A proxy with the configuration in this file, which it watches.
+    pub fn watching(file: &Path) -> Self {
+        let text = std::fs::read_to_string(file).unwrap();
+        let written = Config::from_yaml(&text).unwrap();
+        let read = |text: &str| Config::from_yaml(text).map_err(|error| error.to_string());
+        let resolved = Resolved::from_written(&written).unwrap_or_else(|error| panic!("{error}"));
+        let (file, hash) = (file.to_owned(), Hash::of(text.as_bytes()));
+        let source = Source { file, read: Box::new(read), written, hash };
+        Self::run(Resolved { source: Some(source), ..resolved })
+    }
+
+    /// The hash of the configuration in force; and that of the one that was not taken, with the reason, if there is one.
+    pub async fn configuration(&self) -> (String, Option<(String, String)>) {
+        configuration(self.admin).await
+    }
+
+    /// Whether the metrics have a series of this server.
+    pub async fn counts(&self, url: &str) -> bool {
+        self.admin("/metrics").await.1.contains(&format!("server=\"{url}\""))
+    }
+
     fn run(resolved: Resolved) -> Self {
         let app = App::bind(resolved).unwrap();
         let (address, admin) = (app.address().unwrap(), app.admin_address().unwrap());
@@ -115,6 +138,19 @@ impl Proxy {
         self.stop.send(()).unwrap();
         self.running.await.unwrap()
     }
+}
+
+/// What a proxy tells of its configuration: the hash of that in force; and of one that was not taken, with the reason.
+pub async fn configuration(address: SocketAddr) -> (String, Option<(String, String)>) {
+    let (_, body) = admin(address, "/metrics").await;
+    let labels = |name: &str| {
+        let mut lines = body.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.strip_suffix("} 1"));
+        let labels = lines.next().map(|line| line.split('"').map(str::to_owned).collect::<Vec<_>>());
+        assert!(lines.next().is_none(), "two of {name}");
+        labels
+    };
+    let in_force = labels("dot_proxy_config_info").expect("one is in force").swap_remove(1);
+    (in_force, labels("dot_proxy_config_rejected").map(|labels| (labels[1].clone(), labels[3].clone())))
 }
 
 /// Asks a proxy's admin endpoint: status and body.

@@ -27,7 +27,7 @@ static RESOLVER: LazyLock<(Runtime, Arc<Resolver>)> = LazyLock::new(|| {
         let _entered = runtime.enter();
         dot_proxy::app::resolver(config, Events::none(), &mut Registry::default())
     };
-    (runtime, Arc::new(resolver))
+    (runtime, Arc::new(resolver.0))
 });
 
 /// What comes of a message here.
