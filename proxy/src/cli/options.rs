@@ -52,13 +52,14 @@ pub(super) struct Options {
     /// Serve this range of sources too, such as 203.0.113.0/24
     #[arg(long, value_name = "CIDR")]
     allow: Vec<Network>,
-    /// Configuration file, YAML or JSON; flags beside it win
+    /// Configuration file, YAML or JSON; flags beside it win. A change of it is taken while running, without a lost query; SIGHUP
+    /// has it read again
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Worker threads; one is right for a pod [default: 1]
     #[arg(long, value_name = "NUMBER")]
     threads: Option<u16>,
-    /// Address of /livez, /readyz, /metrics and, on loopback alone, /debug/clients [default: 127.0.0.1:9853]
+    /// Address of /livez, /readyz, /metrics and, on loopback alone, /debug/clients and /debug/config [default: 127.0.0.1:9853]
     #[arg(long, value_name = "ADDRESS:PORT")]
     admin: Option<SocketAddr>,
     /// Tell of security events, as JSON in the Elastic Common Schema: stdout (a line each; the log then goes to standard
