@@ -46,6 +46,8 @@ const PORT: u16 = 53;
 const PORT_START: &str = "net.ipv4.ip_unprivileged_port_start";
 /// The longest configuration that is put on a pod: all annotations together may have 256 KiB.
 pub const LARGEST_CONFIG: usize = 64 * 1024;
+/// How long the names and values of a pod's annotations may be together (`TotalAnnotationSizeLimitB`).
+const LONGEST_ANNOTATIONS: usize = 256 * 1024;
 
 /// A pod about to be created, and what is known of where.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +126,14 @@ enum Asker {
 }
 
 impl Plan {
+    /// Whether there is room for our annotations beside those of the pod.
+    fn fits_beside(&self, annotations: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        let ours = [(annotations::CONFIG, self.config.as_str()), (annotations::STATUS, self.status.as_str())];
+        let theirs = annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let bytes = theirs.chain(ours).map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > LONGEST_ANNOTATIONS { Err(Refusal::AnnotationsTooLong { bytes }) } else { Ok(()) }
+    }
+
     /// What a person wants to know about it, by name.
     pub fn facts(&self) -> [(&'static str, String); 5] {
         let of_container = |path: &str| self.container.pointer(path).map(Value::to_string).unwrap_or_default();
@@ -319,8 +329,8 @@ fn plan(
     let user = sidecar::user(&pod.spec, settings.sidecar.run_as_user)?;
     let image = image_of(&overrides, profile, settings);
     let original = Original::of(&stripped.pod);
-    Ok(Plan {
-        container: sidecar::container(&settings.sidecar, image, user, &resources),
+    let plan = Plan {
+        container: sidecar::container(&settings.sidecar, image, user, &resources, stripped.platform),
         volume: sidecar::volume(),
         dns_config: resolution.dns_config(),
         // The pod's own value is lower, or `obstacles` would have found it.
@@ -335,7 +345,9 @@ fn plan(
             original,
         }
         .to_json(),
-    })
+    };
+    plan.fits_beside(&pod.metadata.annotations)?;
+    Ok(plan)
 }
 
 fn image_of<'a>(overrides: &'a Overrides, profile: &'a Profile, settings: &'a Settings) -> &'a str {

@@ -90,9 +90,16 @@ impl Resolution {
         Self { searches, options: merged(options, &own.options) }
     }
 
-    /// The pod's `spec.dnsConfig`: the proxy and nothing beside it, since a second nameserver is a leak.
+    /// The pod's `spec.dnsConfig`: the proxy and nothing beside it, since a second nameserver is a leak. Lists in which nothing is
+    /// are left out, as the API server would leave them out.
     pub(super) fn dns_config(&self) -> Value {
-        json!({"nameservers": [LOOPBACK], "searches": self.searches, "options": self.options})
+        let mut config = json!({"nameservers": [LOOPBACK]});
+        for (field, list) in [("searches", json!(self.searches)), ("options", json!(self.options))] {
+            if list.as_array().is_some_and(|list| !list.is_empty()) {
+                config[field] = list;
+            }
+        }
+        config
     }
 }
 
@@ -313,6 +320,13 @@ mod tests {
         assert_eq!(searches("Default"), ("corp.example team.example".to_owned(), 1));
         assert!(searches("ClusterFirst").0.starts_with("shop.svc.cluster.local "));
         assert_eq!(searches("ClusterFirst").1, 2);
+    }
+
+    #[test]
+    fn lists_that_are_empty_are_left_out_as_the_api_server_would() {
+        let pod = pod("None", own(&[], &[]));
+        let config = Resolution::new(&cluster(&["corp.example"]), "shop", &pod, &mut Vec::new()).dns_config();
+        assert_eq!(config, json!({"nameservers": ["127.0.0.1"]}));
     }
 
     #[test]

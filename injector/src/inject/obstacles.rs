@@ -2,10 +2,13 @@
 
 use crate::profile::OwnNameservers;
 
-use super::pod::{Container, Pod, Spec};
+use super::pod::{Container, NodeSelectorTerm, Pod, Spec};
 use super::refusal::Refusal;
 use super::sidecar::{ADMIN_PORT, CONTAINER, VOLUME};
 use super::{PORT, original};
+
+/// The labels by which nodes tell their operating system.
+const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
 
 /// The first thing that stands in the way, if any. The pod is without anything of ours.
 pub(super) fn find(pod: &Pod, own_nameservers: OwnNameservers) -> Result<(), Refusal> {
@@ -28,14 +31,24 @@ fn windows(spec: &Spec) -> Result<(), Refusal> {
         return Err(Refusal::Windows { field: "spec.os.name" });
     }
     for (label, field) in [
-        ("kubernetes.io/os", "spec.nodeSelector: kubernetes.io/os"),
-        ("beta.kubernetes.io/os", "spec.nodeSelector: beta.kubernetes.io/os"),
+        (OS_LABELS[0], "spec.nodeSelector: kubernetes.io/os"),
+        (OS_LABELS[1], "spec.nodeSelector: beta.kubernetes.io/os"),
     ] {
         if spec.node_selector.get(label).is_some_and(|os| os == "windows") {
             return Err(Refusal::Windows { field });
         }
     }
+    let terms = &spec.affinity.node_affinity.required.node_selector_terms;
+    if !terms.is_empty() && terms.iter().all(demands_windows) {
+        return Err(Refusal::Windows { field: "spec.affinity.nodeAffinity: kubernetes.io/os" });
+    }
     Ok(())
+}
+
+fn demands_windows(term: &NodeSelectorTerm) -> bool {
+    term.match_expressions.iter().any(|needed| {
+        OS_LABELS.contains(&needed.key.as_str()) && needed.operator == "In" && needed.values == ["windows"]
+    })
 }
 
 fn host_network(spec: &Spec) -> Result<(), Refusal> {

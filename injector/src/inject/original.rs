@@ -49,6 +49,8 @@ pub struct Stripped {
     pub pod: Value,
     /// It had our sidecar, or its volume, already: a copy, or the webhook's second call.
     pub had_sidecar: bool,
+    /// What the platform has written into our container since.
+    pub(super) platform: Platform,
     /// Its DNS fields were ours, and what they were before is not recorded.
     pub dns_unrecorded: bool,
 }
@@ -72,6 +74,16 @@ impl Record {
     }
 }
 
+/// What a cluster's own admission plugins write into every container after the webhook, and demand to find there in the end. When
+/// the webhook is called again it keeps that, or the pod would be refused. A client may write it too, and gains nothing by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Platform {
+    /// The plugin AlwaysPullImages has set the pull policy.
+    pub(super) pulls_always: bool,
+    /// The user that the platform (OpenShift) has chosen, where that is left to it.
+    pub(super) user: Option<i64>,
+}
+
 impl Status {
     /// As it is written on the pod.
     pub(super) fn to_json(&self) -> String {
@@ -90,9 +102,23 @@ impl Original {
     }
 }
 
+impl Platform {
+    fn of(pod: &Value) -> Self {
+        let containers = pod.pointer("/spec/initContainers").and_then(Value::as_array);
+        let Some(ours) = containers.into_iter().flatten().find(|it| is_our_container(it)) else {
+            return Self::default();
+        };
+        Self {
+            pulls_always: ours.get("imagePullPolicy").and_then(Value::as_str) == Some("Always"),
+            user: ours.pointer("/securityContext/runAsUser").and_then(Value::as_i64).filter(|user| *user > 0),
+        }
+    }
+}
+
 /// Takes away what injection adds, and puts back what it replaces. What stays keeps its order, for who reads it.
 pub(super) fn strip(pod: &Value) -> Stripped {
     let mut pod = pod.clone();
+    let platform = Platform::of(&pod);
     let had_container = remove_from(&mut pod, "/spec", "initContainers", is_our_container);
     // `kubectl debug --copy-to --keep-init-containers=false` leaves the volume alone to tell whose DNS fields these are.
     let had_sidecar = remove_from(&mut pod, "/spec", "volumes", is_our_volume) || had_container;
@@ -112,7 +138,7 @@ pub(super) fn strip(pod: &Value) -> Stripped {
         }
         restore_sysctl(&mut pod, original.and_then(|original| original.unprivileged_port_start).as_deref());
     }
-    Stripped { pod, had_sidecar, dns_unrecorded }
+    Stripped { pod, had_sidecar, platform, dns_unrecorded }
 }
 
 /// Ours by its name and by the mount that only our sidecar has; any other container of that name is the user's.

@@ -40,10 +40,46 @@ pub(super) struct Spec {
     pub(super) host_users: Option<bool>,
     pub(super) os: Named,
     pub(super) node_selector: BTreeMap<String, String>,
+    pub(super) affinity: Affinity,
     pub(super) dns_policy: Option<String>,
     pub(super) dns_config: DnsConfig,
     /// Pod-level resources (KEP-2837): a budget that all containers share.
     pub(super) resources: Option<Resources>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Affinity {
+    pub(super) node_affinity: NodeAffinity,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeAffinity {
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub(super) required: NodeSelector,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct NodeSelector {
+    /// A node need fulfil one of them.
+    pub(super) node_selector_terms: Vec<NodeSelectorTerm>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct NodeSelectorTerm {
+    /// A node must fulfil each of them.
+    pub(super) match_expressions: Vec<NodeRequirement>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeRequirement {
+    pub(super) key: String,
+    pub(super) operator: String,
+    pub(super) values: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -109,6 +109,11 @@ pub enum Refusal {
         /// How large it would be.
         bytes: usize,
     },
+    /// The pod's own annotations leave no room for ours.
+    AnnotationsTooLong {
+        /// How long all would be together.
+        bytes: usize,
+    },
     /// The pod's configuration would not be accepted by the proxy.
     ConfigRefused(String),
     /// The pod is not what a pod looks like.
@@ -136,6 +141,7 @@ impl Refusal {
             Self::ProfileUnusable { .. } => "profile-unusable",
             Self::ProfileNotHere { .. } => "profile-not-here",
             Self::ConfigTooLarge { .. } => "config-too-large",
+            Self::AnnotationsTooLong { .. } => "annotations-too-long",
             Self::ConfigRefused(_) => "config-refused",
             Self::Malformed(_) => "malformed",
         }
@@ -237,6 +243,11 @@ impl fmt::Display for Refusal {
                 f,
                 "the proxy's configuration for this pod is {bytes} bytes long, and {} fit: have the administrator shorten the profile's upstream.ca or its routes",
                 super::LARGEST_CONFIG
+            ),
+            Self::AnnotationsTooLong { bytes } => write!(
+                f,
+                "metadata.annotations: with the proxy's configuration they would be {bytes} bytes long, and {} fit: shorten those of the pod, {OPT_OUT}",
+                super::LONGEST_ANNOTATIONS
             ),
             Self::ConfigRefused(error) => {
                 write!(f, "the proxy would not accept the configuration made for this pod: {error}")

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::annotations::CONFIG;
 use crate::settings::Sidecar;
 
+use super::original::Platform;
 use super::pod::Spec;
 use super::refusal::Refusal;
 
@@ -37,8 +38,14 @@ pub(super) fn user(spec: &Spec, wished: Option<i64>) -> Result<Option<i64>, Refu
     Ok(Some(uid))
 }
 
-/// The container.
-pub(super) fn container(sidecar: &Sidecar, image: &str, user: Option<i64>, resources: &Value) -> Value {
+/// The container. Where nobody else says who it runs as, it is who the platform has said.
+pub(super) fn container(
+    sidecar: &Sidecar,
+    image: &str,
+    user: Option<i64>,
+    resources: &Value,
+    platform: Platform,
+) -> Value {
     let mut container = json!({
         "name": CONTAINER,
         "image": image,
@@ -80,6 +87,11 @@ pub(super) fn container(sidecar: &Sidecar, image: &str, user: Option<i64>, resou
     if let Some(user) = user {
         container["securityContext"]["runAsUser"] = json!(user);
         container["securityContext"]["runAsGroup"] = json!(user);
+    } else if let Some(user) = platform.user {
+        container["securityContext"]["runAsUser"] = json!(user);
+    }
+    if platform.pulls_always {
+        container["imagePullPolicy"] = json!("Always");
     }
     container
 }

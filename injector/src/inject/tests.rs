@@ -88,6 +88,14 @@ fn resources(pod: &Value) -> &Value {
     &pod["spec"]["initContainers"][0]["resources"]
 }
 
+/// A pod for nodes whose operating system is in one of these lists.
+fn on_nodes(lists: &[Value]) -> Value {
+    let term =
+        |values: &Value| json!({"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": values}]});
+    let terms: Vec<Value> = lists.iter().map(term).collect();
+    json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
+}
+
 /// Pods that cannot be served: what is wrong with them, the code of the refusal, and words of its sentence.
 fn unservable() -> Vec<(Value, &'static str, &'static str)> {
     let container = |extra: Value| {
@@ -101,6 +109,7 @@ fn unservable() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"os": {"name": "windows"}}), "windows", "spec.os.name: windows"),
         (json!({"nodeSelector": {"kubernetes.io/os": "windows"}}), "windows", "kubernetes.io/os: windows"),
         (json!({"nodeSelector": {"beta.kubernetes.io/os": "windows"}}), "windows", "schedule the pod on Linux"),
+        (on_nodes(&[json!(["windows"])]), "windows", "spec.affinity.nodeAffinity: kubernetes.io/os: windows"),
         (
             json!({"containers": [container(json!({"ports": [{"containerPort": 53, "protocol": "UDP"}]}))]}),
             "port-taken",
@@ -230,6 +239,10 @@ fn what_does_not_disturb_the_proxy_is_served() {
         json!({"containers": [{"name": "a", "image": "a", "ports": [{"containerPort": 53, "protocol": "SCTP"}, {"containerPort": 5353}]}]}),
         json!({"containers": [{"name": "a", "image": "a", "volumeMounts": [{"name": "v", "mountPath": "/etc/app"}]}]}),
         json!({"hostUsers": false, "shareProcessNamespace": true}),
+        on_nodes(&[json!(["linux"])]),
+        on_nodes(&[json!(["windows", "linux"])]),
+        on_nodes(&[json!(["windows"]), json!(["linux"])]),
+        on_nodes(&[]),
     ] {
         let verdict = decide_asked(&asking(spec.clone()));
         assert!(matches!(verdict.decision, Decision::Inject(_)), "{spec}: {:?}", verdict.decision);
@@ -420,6 +433,25 @@ fn a_configuration_too_large_for_an_annotation_is_refused() {
     let verdict = decide_with(&asking(json!({})), false, &settings(&yaml), &[]);
     assert_eq!(denied(&verdict).code(), "config-too-large");
     assert!(denied(&verdict).to_string().contains("65536 fit"));
+}
+
+#[test]
+fn annotations_that_leave_no_room_for_ours_are_refused_where_the_api_would_refuse_the_pod() {
+    let with = |length: usize| {
+        pod(json!({"dot-sidecar.io/inject": "true", "example.com/large": "x".repeat(length)}), json!({}))
+    };
+    let length = |pod: &Value| -> usize {
+        let annotations = pod["metadata"]["annotations"].as_object().unwrap();
+        annotations.iter().map(|(name, value)| name.len() + value.as_str().unwrap().len()).sum()
+    };
+    let most = LONGEST_ANNOTATIONS - length(&injected(&with(0)));
+    assert_eq!(length(&injected(&with(most))), LONGEST_ANNOTATIONS);
+    let refusal = decide_asked(&with(most + 1));
+    assert_eq!(denied(&refusal).code(), "annotations-too-long");
+    assert!(denied(&refusal).to_string().contains("262145 bytes long, and 262144 fit"), "{refusal:?}");
+    // A second call counts our annotations once.
+    let once = injected(&with(most));
+    assert_eq!(injected(&once), once);
 }
 
 #[test]

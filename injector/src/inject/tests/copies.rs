@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{asking, cluster, decide_asked, decide_in_asking_namespace, denied, injected, pod};
+use super::{
+    asking, cluster, decide_asked, decide_in_asking_namespace, denied, injected, injected_with, pod, settings,
+};
 use crate::inject::{Decision, Subject, decide, patched};
 use crate::limits::ContainerLimits;
 use crate::profile::{Profile, Profiles};
@@ -126,4 +128,25 @@ fn a_forged_status_on_a_pod_that_never_had_the_sidecar_changes_nothing() {
     forged["metadata"]["annotations"]["dot-sidecar.io/status"] = json!("{\"original\":{\"dnsPolicy\":\"Default\"}}");
     forged["metadata"]["annotations"]["dot-sidecar.io/config"] = json!("{}");
     assert_eq!(injected(&forged), injected(&asking(json!({}))));
+}
+
+#[test]
+fn called_again_the_pull_policy_that_a_cluster_forces_is_kept() {
+    let mut once = injected(&asking(json!({})));
+    once["spec"]["initContainers"][0]["imagePullPolicy"] = json!("Always");
+    assert_eq!(injected(&once), once);
+    once["spec"]["initContainers"][0]["imagePullPolicy"] = json!("Never");
+    assert_eq!(injected(&once)["spec"]["initContainers"][0]["imagePullPolicy"], "IfNotPresent");
+}
+
+#[test]
+fn called_again_the_user_that_the_platform_chose_is_kept_where_that_is_left_to_it() {
+    let left_to_it = settings("sidecar: {runAsUser: null}");
+    let mut once = injected_with(&asking(json!({})), &left_to_it, &[]);
+    let security = "/spec/initContainers/0/securityContext/runAsUser";
+    once["spec"]["initContainers"][0]["securityContext"]["runAsUser"] = json!(1_000_680_000);
+    assert_eq!(injected_with(&once, &left_to_it, &[]), once);
+    assert_eq!(injected(&once).pointer(security), Some(&json!(64_053)), "here it is ours to say");
+    once["spec"]["initContainers"][0]["securityContext"]["runAsUser"] = json!(0);
+    assert_eq!(injected_with(&once, &left_to_it, &[]).pointer(security), None);
 }
