@@ -1,5 +1,5 @@
 //! The Helm chart: what it renders, which pods its webhook configuration shows to the injector, what its policies let pass, and what
-//! an API server makes of ProxyProfiles.
+//! an API server makes of ProxyProfiles and of injected pods.
 //!
 //! `rendering` needs helm, in PATH or named by the variable `HELM`. The others also need root: they start an API server by
 //! `tests/cluster/cluster`, and some of them an injector beside it.
@@ -9,8 +9,15 @@ mod forgeries;
 mod gate;
 mod guards;
 mod installed;
+#[path = "../../injector/tests/integration/laws.rs"]
+mod laws;
 mod profiles;
 mod rendering;
+#[path = "../../injector/tests/integration/shape.rs"]
+mod shape;
+mod shapes;
+#[path = "../../injector/tests/integration/valid_pods.rs"]
+mod valid_pods;
 
 use std::process::Command;
 

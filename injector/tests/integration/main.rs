@@ -1,7 +1,7 @@
 //! The injector as a whole: the real HTTPS server on loopback against an API server of the test's, and the program's
 //! command line.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics fails, and says where")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test that panics fails, and says where")]
 
 mod admission;
 mod api_server;
@@ -11,4 +11,9 @@ mod election;
 mod hostile;
 mod http;
 mod injector;
+mod laws;
+mod properties;
+mod shape;
+mod shapes;
 mod status;
+mod valid_pods;
