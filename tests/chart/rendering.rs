@@ -115,13 +115,11 @@ fn schema_leaves(root: &Value, schema: &Value, path: &str, found: &mut BTreeSet<
 #[test]
 fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
     let documents = render(&[]).unwrap();
-    let rules = |kind| -> Vec<String> {
-        let rules = only(&documents, kind)["rules"].as_array().unwrap().clone();
-        rules.iter().map(|rule| serde_json::to_string(rule).unwrap()).collect()
-    };
+    let rules = |kind| only(&documents, kind)["rules"].clone();
+    let written = |rules: &[&str]| -> Value { rules.iter().map(|rule| yaml(rule)).collect() };
     assert_eq!(
         rules("ClusterRole"),
-        [
+        written(&[
             r#"{"apiGroups":["admissionregistration.k8s.io"],"resourceNames":["dot-sidecar"],"resources":["mutatingwebhookconfigurations"],"verbs":["get","patch"]}"#,
             r#"{"apiGroups":[""],"resources":["namespaces"],"verbs":["get"]}"#,
             r#"{"apiGroups":[""],"resources":["limitranges"],"verbs":["list","watch"]}"#,
@@ -132,17 +130,17 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
             r#"{"apiGroups":["apps"],"resources":["replicasets"],"verbs":["get"]}"#,
             r#"{"apiGroups":["batch"],"resources":["jobs"],"verbs":["get"]}"#,
             r#"{"apiGroups":["events.k8s.io"],"resources":["events"],"verbs":["create","patch"]}"#,
-        ]
+        ])
     );
     assert_eq!(
         rules("Role"),
-        [
+        written(&[
             r#"{"apiGroups":[""],"resourceNames":["dot-injector-tls"],"resources":["secrets"],"verbs":["get","update"]}"#,
             r#"{"apiGroups":[""],"resources":["secrets"],"verbs":["create"]}"#,
             r#"{"apiGroups":["apps"],"resourceNames":["dot-injector"],"resources":["deployments"],"verbs":["get"]}"#,
             r#"{"apiGroups":["coordination.k8s.io"],"resourceNames":["dot-injector"],"resources":["leases"],"verbs":["get","update"]}"#,
             r#"{"apiGroups":["coordination.k8s.io"],"resources":["leases"],"verbs":["create"]}"#,
-        ]
+        ])
     );
 }
 

@@ -57,7 +57,8 @@ impl Combination {
             ..Upstream::default()
         };
         let resolved = Resolved::from_written(&Config { upstream, ..Config::default() })?;
-        let server = resolved.groups.into_iter().flat_map(|group| group.servers).next().expect("one server was written");
+        let server =
+            resolved.groups.into_iter().flat_map(|group| group.servers).next().expect("one server was written");
         Ok(Arc::new(server::Server::new(&Arc::from("profile"), server, &Metrics::default())))
     }
 
