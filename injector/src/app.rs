@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::admin::Admin;
 use crate::callers::Callers;
-use crate::certs::{Keeper, Place, Served, service_names};
+use crate::certs::{Clock, Keeper, Place, Served, service_names};
 use crate::cluster::{ClusterDns, ResolvConf};
 use crate::inject::search_warnings;
 use crate::limits::LimitRanges;
@@ -57,6 +57,8 @@ pub struct Config {
     pub linger: Duration,
     /// Who may call; anybody where it is not said.
     pub callers: Option<Callers>,
+    /// What tells the time of day, by which certificates are judged.
+    pub clock: Clock,
     /// What clients may take.
     pub limits: Limits,
 }
@@ -95,7 +97,12 @@ pub async fn run(
     let served = Served::default();
     let (limits, watch_limits) = LimitRanges::watch(&client, readiness.clone());
     let (teller, worker) = events::queue(client.clone(), Some(config.identity.clone()), metrics.clone());
-    let keeper = Keeper::new(&client, place(&config, &cluster), served.clone(), readiness.clone(), metrics.clone());
+    let certificates = config.settings.certificates.clone();
+    let keeper = Keeper::new(&client, place(&config, &cluster), certificates, config.clock.clone()).telling(
+        served.clone(),
+        readiness.clone(),
+        metrics.clone(),
+    );
     let (profiles, watch_profiles) =
         WatchedProfiles::watch(&client, config.settings.profile.is_some(), readiness.clone());
     // Dropped when this function returns, and so stopped.
@@ -111,7 +118,7 @@ pub async fn run(
         profiles: profiles.clone(),
         metrics: metrics.clone(),
     };
-    background.spawn(operator.run(leading));
+    background.spawn(operator.run(leading.clone()));
     let (namespaces, linger, bounds) = (Api::all(client), config.linger, config.limits);
     let tls = TlsAcceptor::from(Arc::new(tls_config(served, config.callers.as_ref())?));
     let facts = Facts { settings: config.settings, cluster, limits, profiles };
@@ -120,7 +127,7 @@ pub async fn run(
     background.spawn(watch_limits);
     background.spawn(watch_profiles);
     background.spawn(worker.run());
-    background.spawn(keeper.run());
+    background.spawn(keeper.run(leading));
 
     let (stop, stopped) = watch::channel(false);
     let (stop_leading, stopping_soon) = watch::channel(false);

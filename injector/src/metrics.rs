@@ -19,7 +19,9 @@ pub struct Metrics {
     registry: Arc<Registry>,
     admissions: Family<Admission, Counter>,
     duration: Histogram,
-    certificate_expiry: Gauge<f64, AtomicU64>,
+    certificate_expiry: Family<Certificate, Gauge<f64, AtomicU64>>,
+    certificate_rotations: Family<Certificate, Counter>,
+    certificate_writes: Family<Written, Counter>,
     events: Family<Delivery, Counter>,
     refused: Family<Refusal, Counter>,
     leader: Gauge,
@@ -30,6 +32,18 @@ pub struct Metrics {
 struct Admission {
     outcome: &'static str,
     reason: &'static str,
+}
+
+/// `leaf` or `ca`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Certificate {
+    certificate: &'static str,
+}
+
+/// `secret` or `ca-bundle`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Written {
+    object: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,7 +65,9 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("dot_injector");
         let admissions = Family::default();
         let duration = Histogram::new(DURATION_SECONDS);
-        let certificate_expiry = Gauge::default();
+        let certificate_expiry = Family::default();
+        let certificate_rotations = Family::default();
+        let certificate_writes = Family::default();
         let events = Family::default();
         registry.register("admissions", "Pods that were decided about, by outcome and reason", admissions.clone());
         registry.register_with_unit(
@@ -62,9 +78,19 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "certificate_expiry_timestamp",
-            "When the certificate that is served expires, since 1970",
+            "When the certificate that is served (leaf) and its authority (ca) expire, since 1970",
             Unit::Seconds,
             certificate_expiry.clone(),
+        );
+        registry.register(
+            "certificate_rotations",
+            "Certificates that this replica has made as the leader: leaf, or ca",
+            certificate_rotations.clone(),
+        );
+        registry.register(
+            "certificate_writes",
+            "Times that this replica has written the Secret without a new certificate, because it was corrupted (secret), or the caBundle (ca-bundle)",
+            certificate_writes.clone(),
         );
         registry.register("events", "Events on owners of pods that could not be served, by outcome", events.clone());
         let refused = Family::default();
@@ -72,7 +98,17 @@ impl Default for Metrics {
         let leader = Gauge::default();
         registry.register("leader", "Whether this replica leads: 1 or 0", leader.clone());
         registry.register("build", "Version of the injector", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry: Arc::new(registry), admissions, duration, certificate_expiry, events, refused, leader }
+        Self {
+            registry: Arc::new(registry),
+            admissions,
+            duration,
+            certificate_expiry,
+            certificate_rotations,
+            certificate_writes,
+            events,
+            refused,
+            leader,
+        }
     }
 }
 
@@ -83,10 +119,20 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
-    /// A certificate is served that is valid until `not_after`.
-    pub fn certificate_expires(&self, not_after: SystemTime) {
+    /// The certificate that is served (`leaf`), or its authority (`ca`), is valid until `not_after`.
+    pub fn certificate_expires(&self, certificate: &'static str, not_after: SystemTime) {
         let since_epoch = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.certificate_expiry.set(since_epoch.as_secs_f64());
+        self.certificate_expiry.get_or_create(&Certificate { certificate }).set(since_epoch.as_secs_f64());
+    }
+
+    /// A certificate (`leaf` or `ca`) was made anew.
+    pub fn certificate_rotated(&self, certificate: &'static str) {
+        self.certificate_rotations.get_or_create(&Certificate { certificate }).inc();
+    }
+
+    /// The `secret` was put right, or the `ca-bundle` written.
+    pub fn certificate_written(&self, object: &'static str) {
+        self.certificate_writes.get_or_create(&Written { object }).inc();
     }
 
     /// An Event was `sent`, `failed`, or `dropped` because too many were waiting.
@@ -120,7 +166,9 @@ mod tests {
     fn metrics_have_base_units_and_our_prefix() {
         let metrics = Metrics::default();
         metrics.admission("denied", "host-network", Duration::from_micros(150));
-        metrics.certificate_expires(SystemTime::UNIX_EPOCH + Duration::from_secs(5));
+        metrics.certificate_expires("leaf", SystemTime::UNIX_EPOCH + Duration::from_secs(5));
+        metrics.certificate_rotated("ca");
+        metrics.certificate_written("ca-bundle");
         metrics.event("sent");
         metrics.refused("tls-failed");
         metrics.leads(true);
@@ -128,7 +176,9 @@ mod tests {
         for line in [
             r#"dot_injector_admissions_total{outcome="denied",reason="host-network"} 1"#,
             "dot_injector_admission_duration_seconds_count 1",
-            "dot_injector_certificate_expiry_timestamp_seconds 5.0",
+            r#"dot_injector_certificate_expiry_timestamp_seconds{certificate="leaf"} 5.0"#,
+            r#"dot_injector_certificate_rotations_total{certificate="ca"} 1"#,
+            r#"dot_injector_certificate_writes_total{object="ca-bundle"} 1"#,
             r#"dot_injector_events_total{outcome="sent"} 1"#,
             r#"dot_injector_refused_total{reason="tls-failed"} 1"#,
             "dot_injector_leader 1",

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// What must have come about before admissions can be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
-    /// A certificate is served.
+    /// A certificate is served that is valid.
     CertificateServed,
     /// The API server's webhook configuration trusts the certificate's authority.
     AuthorityTrusted,
@@ -37,7 +37,7 @@ impl Condition {
 
     fn missing(self) -> &'static str {
         match self {
-            Self::CertificateServed => "there is no certificate to serve yet",
+            Self::CertificateServed => "there is no valid certificate to serve",
             Self::AuthorityTrusted => "the webhook configuration does not trust the certificate's authority yet",
             Self::LimitRangesKnown => "the cluster's LimitRanges are not known yet",
             Self::ProfilesKnown => "the cluster's ProxyProfiles are not known yet: is their definition installed?",
@@ -49,6 +49,11 @@ impl Readiness {
     /// The condition holds from now on.
     pub fn set(&self, condition: Condition) {
         self.0.fetch_or(condition.bit(), Ordering::Relaxed);
+    }
+
+    /// The condition holds no longer.
+    pub fn clear(&self, condition: Condition) {
+        self.0.fetch_and(!condition.bit(), Ordering::Relaxed);
     }
 
     /// No new admissions should come from now on.
@@ -80,6 +85,10 @@ mod tests {
             assert_eq!(readiness.check(), Err(condition.missing()));
             readiness.set(condition);
         }
+        assert_eq!(readiness.check(), Ok(()));
+        readiness.clear(Condition::CertificateServed);
+        assert_eq!(readiness.check(), Err(Condition::CertificateServed.missing()));
+        readiness.set(Condition::CertificateServed);
         assert_eq!(readiness.check(), Ok(()));
         readiness.stop();
         assert!(readiness.check().is_err());

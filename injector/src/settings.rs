@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::certs::CertificateSettings;
 use crate::cluster::ClusterSettings;
 use crate::profile::{Profile, ProfileError};
 
@@ -16,6 +17,8 @@ pub struct Settings {
     pub sidecar: Sidecar,
     /// What the injector has to know about the cluster.
     pub cluster: ClusterSettings,
+    /// How long the webhook's certificates last, and who makes them.
+    pub certificates: CertificateSettings,
     /// The ProxyProfile `default` as the injector is to keep it; `null` leaves it to the administrator.
     pub profile: Option<Profile>,
     /// Namespaces of which the API server shows no pod to the injector.
@@ -57,6 +60,7 @@ impl Default for Settings {
             cluster: ClusterSettings::default(),
             profile: Some(Profile::default()),
             excluded_namespaces: BTreeSet::from(["kube-system".to_owned()]),
+            certificates: CertificateSettings::default(),
         }
     }
 }
@@ -118,6 +122,9 @@ impl Settings {
             }
             _ => {}
         }
+        if let Err((field, sentence)) = self.certificates.check() {
+            return at(&format!("certificates.{field}"), &sentence);
+        }
         let checked = self.profile.as_ref().map_or(Ok(()), Profile::check);
         checked.map_err(|error: ProfileError| SettingsError(format!("profile.{error}")))
     }
@@ -174,6 +181,10 @@ profile:
             ("sidecar: {runAsUser: 0}", "sidecar.runAsUser: ", "64053"),
             ("sidecar: {imagePullPolicy: Sometimes}", "sidecar.imagePullPolicy", "IfNotPresent"),
             ("cluster: {dnsAddresses: [kube-dns]}", "cluster.dnsAddresses[0]: ", "IP address"),
+            ("certificates: {leafSeconds: 2592001}", "certificates.leafSeconds: ", "30 days"),
+            ("certificates: {leafSeconds: 0}", "certificates.leafSeconds: ", "from 15"),
+            ("certificates: {authoritySeconds: 2592000}", "certificates.authoritySeconds: ", "three times"),
+            ("certificates: {graceSeconds: 86400}", "certificates.graceSeconds: ", "3600"),
             ("profile: {upstream: {servers: []}}", "profile.upstream.servers: ", "name a server"),
             ("profile: {upstream: {servers: [\"udp://10.0.0.1\"]}}", "profile.upstream.servers[0]: ", "tls://"),
             ("profile: {upstream: {caFile: /x}}", "profile.upstream.caFile: ", "`ca`"),

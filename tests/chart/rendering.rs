@@ -120,7 +120,7 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
     assert_eq!(
         rules("ClusterRole"),
         written(&[
-            r#"{"apiGroups":["admissionregistration.k8s.io"],"resourceNames":["dot-sidecar"],"resources":["mutatingwebhookconfigurations"],"verbs":["get","patch"]}"#,
+            r#"{"apiGroups":["admissionregistration.k8s.io"],"resourceNames":["dot-sidecar"],"resources":["mutatingwebhookconfigurations"],"verbs":["get","list","watch","patch"]}"#,
             r#"{"apiGroups":[""],"resources":["namespaces"],"verbs":["get"]}"#,
             r#"{"apiGroups":[""],"resources":["limitranges"],"verbs":["list","watch"]}"#,
             r#"{"apiGroups":["dot-sidecar.io"],"resources":["proxyprofiles"],"verbs":["list","watch"]}"#,
@@ -135,7 +135,7 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
     assert_eq!(
         rules("Role"),
         written(&[
-            r#"{"apiGroups":[""],"resourceNames":["dot-injector-tls"],"resources":["secrets"],"verbs":["get","update"]}"#,
+            r#"{"apiGroups":[""],"resourceNames":["dot-injector-tls"],"resources":["secrets"],"verbs":["get","list","watch","update"]}"#,
             r#"{"apiGroups":[""],"resources":["secrets"],"verbs":["create"]}"#,
             r#"{"apiGroups":["apps"],"resourceNames":["dot-injector"],"resources":["deployments"],"verbs":["get"]}"#,
             r#"{"apiGroups":["coordination.k8s.io"],"resourceNames":["dot-injector"],"resources":["leases"],"verbs":["get","update"]}"#,
@@ -217,6 +217,64 @@ fn with_a_client_ca_the_injector_is_told_whom_to_serve() {
     let refused = render(&["--set", "webhook.clientNames={kube-apiserver}"]).unwrap_err();
     assert!(refused.contains("webhook.clientCA"), "{refused}");
     assert!(render(&["--set", "webhook.clientCA=nonsense"]).unwrap_err().contains("clientCA"));
+}
+
+#[test]
+fn the_injector_is_told_how_long_its_certificates_last() {
+    let certificates = |arguments: &[&str]| injector_config(arguments)["certificates"].clone();
+    let plain =
+        json!({"external": false, "leafSeconds": 2_592_000, "authoritySeconds": 31_536_000, "graceSeconds": 60});
+    assert_eq!(certificates(&[]), plain);
+    assert_eq!(certificates(&["--set", "certificates.leafSeconds=86400"])["leafSeconds"], 86_400);
+    assert!(render(&["--set", "certificates.leafSeconds=2592001"]).unwrap_err().contains("leafSeconds"));
+    assert!(render(&[]).unwrap().iter().all(|document| document["apiVersion"] != "cert-manager.io/v1"));
+}
+
+#[test]
+fn with_cert_manager_the_injector_reads_the_secret_that_cert_manager_writes() {
+    let enabled = ["--set", "certificates.certManager.enabled=true"];
+    assert_eq!(injector_config(&enabled)["certificates"]["external"], true);
+    let documents = render(&enabled).unwrap();
+    let named = |kind: &str, name: &str| -> Value {
+        let is_meant = |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == name;
+        documents.iter().find(is_meant).unwrap_or_else(|| panic!("no {kind} {name}"))["spec"].clone()
+    };
+    assert_eq!(named("Issuer", "dot-injector-root"), json!({"selfSigned": {}}));
+    let ca = named("Certificate", "dot-injector-ca");
+    assert_eq!(
+        (&ca["isCA"], &ca["duration"], &ca["renewBefore"]),
+        (&json!(true), &json!("31536000s"), &json!("10512000s"))
+    );
+    assert_eq!(ca["issuerRef"]["name"], "dot-injector-root");
+    assert_eq!(named("Issuer", "dot-injector"), json!({"ca": {"secretName": ca["secretName"]}}));
+    let leaf = named("Certificate", "dot-injector");
+    assert_eq!(leaf["secretName"], "dot-injector-tls");
+    assert_eq!(leaf["dnsNames"], json!(["dot-injector.release-space.svc"]));
+    assert_eq!((&leaf["duration"], &leaf["renewBefore"]), (&json!("2592000s"), &json!("864000s")));
+    assert_eq!(leaf["issuerRef"], json!({"name": "dot-injector", "kind": "Issuer", "group": "cert-manager.io"}));
+    let rules = only(&documents, "Role")["rules"].as_array().unwrap();
+    let of_secrets: Vec<_> = rules.iter().filter(|rule| rule["resources"] == json!(["secrets"])).collect();
+    assert_eq!(of_secrets.len(), 1, "{of_secrets:?}");
+    assert_eq!(of_secrets[0]["verbs"], json!(["get", "list", "watch"]));
+    // The bundle is the injector's to write all the same.
+    let annotations = &only(&documents, "MutatingWebhookConfiguration")["metadata"]["annotations"];
+    assert!(annotations.is_null(), "{annotations}");
+
+    let own = [
+        "--set",
+        "certificates.certManager.enabled=true,certificates.certManager.issuerRef.name=internal",
+        "--set",
+        "certificates.certManager.issuerRef.kind=ClusterIssuer,cluster.domain=corp.example",
+    ];
+    let documents = render(&own).unwrap();
+    let leaf = &only(&documents, "Certificate")["spec"];
+    assert_eq!(leaf["issuerRef"], json!({"name": "internal", "kind": "ClusterIssuer"}));
+    assert_eq!(leaf["dnsNames"][1], "dot-injector.release-space.svc.corp.example");
+    assert!(documents.iter().all(|document| document["kind"] != "Issuer"));
+    let nameless = ["--set", "certificates.certManager.issuerRef.kind=ClusterIssuer"];
+    assert!(render(&nameless).unwrap_err().contains("name"));
+    let short = ["--set", "certificates.certManager.enabled=true,certificates.leafSeconds=60"];
+    assert!(render(&short).unwrap_err().contains("certificates.leafSeconds"));
 }
 
 #[test]

@@ -48,5 +48,20 @@ sidecar:
   runAsUser: {{ if include "dot-sidecar.openshift" . }}null{{ else }}{{ toJson .Values.sidecar.runAsUser }}{{ end }}
 cluster: {{- toYaml .Values.cluster | nindent 2 }}
 excludedNamespaces: {{ include "dot-sidecar.excludedNamespaces" . }}
+certificates:
+  external: {{ .Values.certificates.certManager.enabled }}
+  leafSeconds: {{ int64 .Values.certificates.leafSeconds }}
+  authoritySeconds: {{ int64 .Values.certificates.authoritySeconds }}
+  graceSeconds: {{ int64 .Values.certificates.graceSeconds }}
 profile: {{- if .Values.profile.managed }}{{ toYaml $profile | nindent 2 }}{{ else }} null{{ end }}
+{{- end }}
+
+{{/* How long cert-manager's certificate lasts, given its seconds: renewed when two thirds have passed, like the injector's own. */}}
+{{- define "dot-sidecar.certificate-times" -}}
+duration: {{ int64 . }}s
+renewBefore: {{ div (int64 .) 3 }}s
+privateKey:
+  algorithm: ECDSA
+  size: 256
+  rotationPolicy: Always
 {{- end }}

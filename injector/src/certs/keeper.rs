@@ -1,31 +1,34 @@
 //! Keeps the Secret, what is served, and whom the API server trusts, in agreement.
 
-use std::fmt;
+mod complaint;
+mod writer;
+
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::ByteString;
+use futures_util::StreamExt as _;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client, Resource, ResourceExt};
-use serde_json::json;
-use tokio::time::sleep;
-use tracing::{info, warn};
+use kube::Client;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::info;
 
-use super::{CertificateError, Material, Served, Usable};
+use self::complaint::Complaint;
+use self::writer::Writer;
+pub(crate) use self::writer::owner_reference;
+use super::authority::Authority;
+use super::bundle::Trust;
+use super::leaf::Leaf;
+use super::plan::{Plan, Situation, plan};
+use super::stored::{Pair, Stored};
+use super::{CertificateError, CertificateSettings, Clock, Served};
 use crate::metrics::Metrics;
 use crate::readiness::{Condition, Readiness};
 
-/// Field manager of the webhook configuration's `caBundle`, and of nothing else.
-const FIELD_MANAGER: &str = "dot-injector";
-/// How often everything is looked at again: a bundle that something else removed is back within this time.
-const ROUND: Duration = Duration::from_secs(60);
-/// How soon after a failure.
-const RETRY: Duration = Duration::from_secs(2);
-/// How often a Secret that others change at the same time is tried before the round counts as failed.
-const ATTEMPTS: usize = 5;
+/// How often is looked at the clock, which may jump. What others change is seen at once.
+const TICK: Duration = Duration::from_secs(2);
 
 /// Names of what the keeper reads and writes.
 #[derive(Debug, Clone)]
@@ -38,247 +41,260 @@ pub struct Place {
     pub deployment: String,
     /// The webhook configuration.
     pub webhook_configuration: String,
-    /// What the certificate is for.
-    pub names: Vec<String>,
+    /// What the certificate is for; the API server uses the first.
+    pub names: [String; 2],
 }
 
-/// Keeps the webhook's certificates.
+/// Keeps the webhook's certificates: every replica serves what the Secret holds, the leader writes.
 pub struct Keeper {
     place: Place,
-    secrets: Api<Secret>,
-    deployments: Api<Deployment>,
-    webhooks: Api<MutatingWebhookConfiguration>,
+    settings: CertificateSettings,
+    clock: Clock,
+    writer: Writer,
     served: Served,
     readiness: Readiness,
     metrics: Metrics,
-    /// What is served now, to tell whether a round changed something.
-    current: Option<Material>,
-}
-
-/// Why a round failed; the next one comes soon.
-#[derive(Debug)]
-enum RoundError {
-    Certificates(CertificateError),
-    /// What was tried, and what the API server said.
-    Api(String, kube::Error),
-    Contended(String),
-    NoWebhooks(String),
-}
-
-impl fmt::Display for RoundError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Certificates(error) => write!(f, "certificates: {error}"),
-            Self::Api(what, error) => write!(f, "{what}: {error}"),
-            Self::Contended(secret) => write!(f, "Secret {secret}: others change it at the same time"),
-            Self::NoWebhooks(name) => {
-                write!(
-                    f,
-                    "MutatingWebhookConfiguration {name}: not found, or without webhooks: is the chart installed?"
-                )
-            }
-        }
-    }
-}
-
-impl From<CertificateError> for RoundError {
-    fn from(error: CertificateError) -> Self {
-        Self::Certificates(error)
-    }
+    /// What the API server said last; `None` before it has said anything.
+    secret: Option<Option<Secret>>,
+    stored: Option<Stored>,
+    configuration: Option<Option<MutatingWebhookConfiguration>>,
+    trust: Trust,
+    /// What the Secret held when it was sound.
+    remembered: Option<Pair>,
+    current: Option<Leaf>,
+    /// Authorities whose leaves were served here, and until when these would be accepted: other replicas may still serve them.
+    retained: Vec<(Authority, SystemTime)>,
+    complaint: Complaint,
 }
 
 impl Keeper {
     /// Prepares to keep certificates at `place`.
-    pub fn new(client: &Client, place: Place, served: Served, readiness: Readiness, metrics: Metrics) -> Self {
+    pub fn new(client: &Client, place: Place, settings: CertificateSettings, clock: Clock) -> Self {
         Self {
-            secrets: Api::namespaced(client.clone(), &place.namespace),
-            deployments: Api::namespaced(client.clone(), &place.namespace),
-            webhooks: Api::all(client.clone()),
+            writer: Writer::new(client, place.clone(), Metrics::default()),
             place,
-            served,
-            readiness,
-            metrics,
+            settings,
+            clock,
+            served: Served::default(),
+            readiness: Readiness::default(),
+            metrics: Metrics::default(),
+            secret: None,
+            stored: None,
+            configuration: None,
+            trust: Trust::default(),
+            remembered: None,
             current: None,
+            retained: Vec::new(),
+            complaint: Complaint::default(),
         }
+    }
+
+    /// Tells these of what it does.
+    pub fn telling(mut self, served: Served, readiness: Readiness, metrics: Metrics) -> Self {
+        (self.served, self.readiness) = (served, readiness);
+        self.writer.metrics = metrics.clone();
+        self.metrics = metrics;
+        self
     }
 
     /// Works until it is dropped.
-    pub async fn run(mut self) {
+    pub async fn run(mut self, mut leading: watch::Receiver<bool>) {
+        let secrets = watcher::watch_object(self.writer.secrets.clone(), &self.place.secret);
+        let configurations = watcher::watch_object(self.writer.webhooks.clone(), &self.place.webhook_configuration);
+        let mut secrets = pin!(secrets.backoff(Retry::default()));
+        let mut configurations = pin!(configurations.backoff(Retry::default()));
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_election_over = false;
         loop {
-            let pause = match self.round().await {
-                Ok(()) => ROUND,
-                Err(error) => {
-                    warn!(%error, "the webhook's certificates could not be checked; trying again");
-                    RETRY
-                }
-            };
-            sleep(pause).await;
-        }
-    }
-
-    async fn round(&mut self) -> Result<(), RoundError> {
-        let (material, usable) = self.shared_material().await?;
-        self.serve(&material, &usable);
-        self.trust(&material.ca_certificate).await?;
-        self.readiness.set(Condition::AuthorityTrusted);
-        self.current = Some(material);
-        Ok(())
-    }
-
-    fn serve(&self, material: &Material, usable: &Usable) {
-        if self.current.as_ref() != Some(material) {
-            self.served.replace(usable.key.clone());
-            self.metrics.certificate_expires(usable.not_after);
-            let days = usable.not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs() / 86_400;
-            info!(valid_days = days, names = self.place.names.join(","), "serving a certificate");
-            self.readiness.set(Condition::CertificateServed);
-        }
-    }
-
-    /// What all replicas serve: the Secret's, made or renewed by whoever comes first.
-    async fn shared_material(&self) -> Result<(Material, Usable), RoundError> {
-        let names = &self.place.names;
-        for _ in 0..ATTEMPTS {
-            let now = SystemTime::now();
-            let found = self.read().await?;
-            let stored = found.as_ref().and_then(material_of);
-            let usable = stored.as_ref().map(|material| material.usable(names, now));
-            let fresh = match (stored, usable) {
-                (Some(material), Some(Ok(usable))) if !usable.is_due(now) => return Ok((material, usable)),
-                (Some(material), reason) => {
-                    let why = match reason {
-                        Some(Err(error)) => error.to_string(),
-                        _ => "two thirds of its time have passed".to_owned(),
-                    };
-                    info!(secret = self.place.secret, why, "making a new certificate");
-                    // With an authority that is broken itself, everything is made anew.
-                    let renewed = material.with_new_leaf(names, now).ok();
-                    match renewed.filter(|renewed| renewed.usable(names, now).is_ok()) {
-                        Some(renewed) => renewed,
-                        None => Material::new(names, now)?,
-                    }
-                }
-                (None, _) => Material::new(names, now)?,
-            };
-            if self.write(&fresh, found).await? {
-                let usable = fresh.usable(names, now)?;
-                return Ok((fresh, usable));
+            tokio::select! {
+                found = secrets.next() => match found {
+                    Some(Ok(secret)) => self.see_secret(secret),
+                    Some(Err(error)) => self.complaint.make(format!("Secret {} cannot be watched: {error}", self.place.secret)),
+                    None => return,
+                },
+                found = configurations.next() => match found {
+                    Some(Ok(configuration)) => self.see_configuration(configuration),
+                    Some(Err(error)) => self.complaint.make(format!(
+                        "MutatingWebhookConfiguration {} cannot be watched: {error}",
+                        self.place.webhook_configuration
+                    )),
+                    None => return,
+                },
+                changed = leading.changed(), if !is_election_over => is_election_over = changed.is_err(),
+                _ = tick.tick() => {}
             }
+            let is_leading = *leading.borrow() && !is_election_over;
+            self.look(is_leading).await;
         }
-        Err(RoundError::Contended(self.place.secret.clone()))
     }
 
-    async fn read(&self) -> Result<Option<Secret>, RoundError> {
-        let what = || format!("reading Secret {}", self.place.secret);
-        self.secrets.get_opt(&self.place.secret).await.map_err(|error| RoundError::Api(what(), error))
+    fn see_secret(&mut self, secret: Option<Secret>) {
+        self.writer.is_owned |= secret.as_ref().is_some_and(|secret| secret.metadata.owner_references.is_some());
+        self.stored = secret.as_ref().map(|secret| Stored::read(secret, self.settings.external));
+        self.secret = Some(secret);
     }
 
-    /// Creates or replaces the Secret; `false` when another replica was faster, whose work is to be read then.
-    async fn write(&self, material: &Material, found: Option<Secret>) -> Result<bool, RoundError> {
-        let what = || format!("writing Secret {}", self.place.secret);
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let written = match found {
-            Some(secret) => {
-                let secret = Secret { data: Some(data_of(material)), ..secret };
-                self.secrets.replace(&self.place.secret, &params, &secret).await
-            }
-            None => self.secrets.create(&params, &self.new_secret(material).await?).await,
+    fn see_configuration(&mut self, configuration: Option<MutatingWebhookConfiguration>) {
+        self.trust.observe(configuration.as_ref(), Instant::now());
+        self.configuration = Some(configuration);
+    }
+
+    /// Does what there is to do.
+    async fn look(&mut self, is_leading: bool) {
+        let now = self.clock.now();
+        self.serve(now);
+        if is_leading {
+            self.write_secret(now).await;
+            self.serve(now);
+            self.write_bundle(now).await;
+        }
+        self.tell(now);
+    }
+
+    /// Serves what the Secret holds from the next handshake on. What is served now and valid stays until the API server has had
+    /// the time to learn of the new one's authority.
+    fn serve(&mut self, now: SystemTime) {
+        let Some(secret) = &self.secret else { return };
+        let found = match &self.stored {
+            Some(stored) => stored.whole(),
+            None => Err(CertificateError("there is none".to_owned())),
         };
-        match written {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status))
-                if status.is_conflict() || status.is_already_exists() || status.is_not_found() =>
-            {
-                Ok(false)
+        let usable = found.and_then(|pair| pair.leaf.check(&self.place.names[0], now).map(|()| pair));
+        let pair = match usable {
+            Ok(pair) => pair,
+            Err(error) => {
+                // Before the leader has made it for the first time that is nothing to complain of.
+                if self.current.is_some() || self.settings.external || secret.is_some() {
+                    self.complaint.make(format!("Secret {} cannot be used: {error}", self.place.secret));
+                }
+                return;
             }
-            Err(error) => Err(RoundError::Api(what(), error)),
+        };
+        let leaf = pair.leaf.clone();
+        self.remembered = Some(pair);
+        let is_valid = |current: &Leaf| current.check_time(now).is_ok();
+        match &self.current {
+            Some(current) if *current == leaf => return,
+            Some(current) if is_valid(current) => {
+                if !self.trust.has_held(leaf.issuer(), self.settings.grace(), Instant::now()) {
+                    return;
+                }
+                let until = current.validity().not_after;
+                self.retained.retain(|(authority, earlier)| authority != current.issuer() || *earlier > until);
+                self.retained.push((current.issuer().clone(), until));
+            }
+            _ => {}
+        }
+        self.served.replace(leaf.certified());
+        let days = leaf.validity().not_after.duration_since(now).unwrap_or_default().as_secs() / 86_400;
+        info!(valid_days = days, "serving a certificate");
+        self.current = Some(leaf);
+    }
+
+    /// Makes anew what has to be.
+    async fn write_secret(&mut self, now: SystemTime) {
+        let Some(secret) = self.secret.as_ref().filter(|_| !self.settings.external) else { return };
+        let plan = match self.plan(now) {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return,
+            Err(error) => return self.complaint.make(format!("certificates cannot be made: {error}")),
+        };
+        match self.writer.write_secret(&plan, secret.as_ref()).await {
+            // Another one was faster, or it is written no more: the watch will tell.
+            Ok(None) => {}
+            Ok(Some(written)) => self.see_secret(Some(written)),
+            Err(error) => self.complaint.make(error),
         }
     }
 
-    async fn new_secret(&self, material: &Material) -> Result<Secret, RoundError> {
-        let what = || format!("reading Deployment {}, which is to own the Secret", self.place.deployment);
-        let owner = self.deployments.get_opt(&self.place.deployment).await;
-        let owner = owner.map_err(|error| RoundError::Api(what(), error))?;
-        Ok(Secret {
-            metadata: ObjectMeta {
-                name: Some(self.place.secret.clone()),
-                namespace: Some(self.place.namespace.clone()),
-                labels: Some([("app.kubernetes.io/name".to_owned(), "dot-sidecar".to_owned())].into()),
-                // Removed with the Deployment. Run outside a cluster, the injector has none.
-                owner_references: owner.map(|owner| vec![owner_reference(&owner)]),
-                ..ObjectMeta::default()
-            },
-            type_: Some("kubernetes.io/tls".to_owned()),
-            data: Some(data_of(material)),
-            ..Secret::default()
+    fn plan(&self, now: SystemTime) -> Result<Option<Plan>, CertificateError> {
+        let (at, grace) = (Instant::now(), self.settings.grace());
+        plan(&Situation {
+            found: self.stored.as_ref(),
+            remembered: self.remembered.as_ref(),
+            is_trusted: &|authority| self.trust.has_held(authority, grace, at),
+            names: &self.place.names,
+            settings: &self.settings,
+            now,
         })
     }
 
-    /// Has the API server trust the authority: server-side apply of `caBundle` and nothing else, so that whoever owns the
-    /// rest of the configuration sees no drift.
-    async fn trust(&self, authority: &str) -> Result<(), RoundError> {
-        let name = &self.place.webhook_configuration;
-        let found = self.webhooks.get_opt(name).await;
-        let found =
-            found.map_err(|error| RoundError::Api(format!("reading MutatingWebhookConfiguration {name}"), error))?;
-        let webhooks = found.and_then(|found| found.webhooks).unwrap_or_default();
-        if webhooks.is_empty() {
-            return Err(RoundError::NoWebhooks(name.clone()));
+    /// Has the API server trust what is served, here and elsewhere.
+    async fn write_bundle(&mut self, now: SystemTime) {
+        let Some(configuration) = &self.configuration else { return };
+        self.retained.retain(|(_, until)| now < *until);
+        let wanted = self.bundle();
+        if wanted.is_empty() {
+            return;
         }
-        let bundle = ByteString(authority.as_bytes().to_vec());
-        if webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.as_ref() == Some(&bundle)) {
-            return Ok(());
+        match self.writer.write_bundle(&wanted, configuration.as_ref()).await {
+            Ok(None) => {}
+            Ok(Some(written)) => self.see_configuration(Some(written)),
+            Err(error) => self.complaint.make(error),
         }
-        let entries: Vec<_> = webhooks
-            .iter()
-            .map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": bundle}}))
-            .collect();
-        let patch = json!({
-            "apiVersion": MutatingWebhookConfiguration::api_version(&()),
-            "kind": MutatingWebhookConfiguration::kind(&()),
-            "metadata": {"name": name},
-            "webhooks": entries,
-        });
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let applied = self.webhooks.patch(name, &params, &Patch::Apply(patch)).await;
-        applied.map_err(|error| {
-            RoundError::Api(format!("writing caBundle of MutatingWebhookConfiguration {name}"), error)
-        })?;
-        info!(webhook_configuration = name, "the API server trusts the injector's authority now");
-        Ok(())
+    }
+
+    /// All authorities of which somebody may serve a leaf.
+    fn bundle(&self) -> String {
+        let stored = self.stored.as_ref().and_then(|stored| stored.authorities.as_ref().ok());
+        let stored = stored.into_iter().flat_map(|authorities| authorities.all());
+        let served = self.current.iter().map(Leaf::issuer);
+        let mut all: Vec<&Authority> = Vec::new();
+        for authority in stored.chain(served).chain(self.retained.iter().map(|(authority, _)| authority)) {
+            if !all.contains(&authority) {
+                all.push(authority);
+            }
+        }
+        all.into_iter().map(Authority::pem).collect()
+    }
+
+    /// Tells metrics and readiness.
+    fn tell(&mut self, now: SystemTime) {
+        let Some(current) = &self.current else { return };
+        self.metrics.certificate_expires("leaf", current.validity().not_after);
+        self.metrics.certificate_expires("ca", current.issuer().validity.not_after);
+        if self.trust.holds(current.issuer()) {
+            self.readiness.set(Condition::AuthorityTrusted);
+        }
+        match current.check_time(now) {
+            Ok(()) => self.readiness.set(Condition::CertificateServed),
+            // Another replica may do better.
+            Err(error) => {
+                self.readiness.clear(Condition::CertificateServed);
+                self.complaint.make(format!("what is served is not accepted any more: {error}"));
+            }
+        }
     }
 }
 
-/// Has an object removed with the Deployment.
-pub(crate) fn owner_reference(deployment: &Deployment) -> OwnerReference {
-    OwnerReference {
-        api_version: Deployment::api_version(&()).into_owned(),
-        kind: Deployment::kind(&()).into_owned(),
-        name: deployment.name_any(),
-        uid: deployment.uid().unwrap_or_default(),
-        ..OwnerReference::default()
+/// A watch that failed is tried again soon, and never later than after five seconds: certificates must heal.
+#[derive(Debug)]
+struct Retry(Duration);
+
+impl Retry {
+    const FIRST: Duration = Duration::from_millis(250);
+    const LONGEST: Duration = Duration::from_secs(5);
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self(Self::FIRST)
     }
 }
 
-fn data_of(material: &Material) -> std::collections::BTreeMap<String, ByteString> {
-    [
-        ("ca.crt", &material.ca_certificate),
-        ("ca.key", &material.ca_key),
-        ("tls.crt", &material.certificate),
-        ("tls.key", &material.key),
-    ]
-    .into_iter()
-    .map(|(name, pem)| (name.to_owned(), ByteString(pem.as_bytes().to_vec())))
-    .collect()
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LONGEST);
+        Some(pause)
+    }
 }
 
-/// What a Secret holds, if it holds all of it.
-fn material_of(secret: &Secret) -> Option<Material> {
-    let part = |name: &str| String::from_utf8(secret.data.as_ref()?.get(name)?.0.clone()).ok();
-    Some(Material {
-        ca_certificate: part("ca.crt")?,
-        ca_key: part("ca.key")?,
-        certificate: part("tls.crt")?,
-        key: part("tls.key")?,
-    })
+impl kube::runtime::utils::Backoff for Retry {
+    fn reset(&mut self) {
+        self.0 = Self::FIRST;
+    }
 }

@@ -13,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::{Failure, block_on, offline};
 use crate::app;
 use crate::callers::Callers;
+use crate::certs::Clock;
 use crate::server::Limits;
 
 /// Run the admission webhook
@@ -94,6 +95,7 @@ impl Serve {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             linger: LINGER,
             callers: self.client_ca.map(|authorities| Callers { authorities, names: self.client_name }),
+            clock: Clock::system(),
             limits: Limits::default(),
         };
         block_on(async {

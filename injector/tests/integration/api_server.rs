@@ -20,10 +20,16 @@ pub(crate) const SECRET: &str = "/api/v1/namespaces/dot-sidecar/secrets/dot-inje
 pub(crate) const WEBHOOKS: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/dot-sidecar";
 pub(crate) const PROFILES: &str = "/apis/dot-sidecar.io/v1alpha1/proxyprofiles";
 pub(crate) const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/dot-sidecar/leases/dot-injector";
-const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/dot-sidecar/deployments/dot-injector";
+pub(crate) const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/dot-sidecar/deployments/dot-injector";
 
 /// What the watched resources are called, and the kinds of their lists.
-const LISTED: [(&str, &str, &str); 3] = [
+const LISTED: [(&str, &str, &str); 5] = [
+    ("/api/v1/namespaces/dot-sidecar/secrets", "v1", "SecretList"),
+    (
+        "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
+        "admissionregistration.k8s.io/v1",
+        "MutatingWebhookConfigurationList",
+    ),
     ("/api/v1/limitranges", "v1", "LimitRangeList"),
     ("/api/v1/pods", "meta.k8s.io/v1", "PartialObjectMetadataList"),
     (PROFILES, "dot-sidecar.io/v1alpha1", "ProxyProfileList"),

@@ -1,15 +1,16 @@
 //! A client that sends one request on one connection.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ClientConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -32,7 +33,7 @@ pub(crate) async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> 
 /// A certificate and its key.
 pub(crate) type Identity = (CertificateDer<'static>, PrivateKeyDer<'static>);
 
-/// Opens TLS as the API server does: to the Service's name, trusting `authority` alone.
+/// Opens TLS as the API server does: to the Service's name, trusting the authorities in `authority` alone.
 pub(crate) async fn connect(
     address: SocketAddr,
     authority: &str,
@@ -61,7 +62,9 @@ pub(crate) async fn secure(
 /// A client's TLS, which remembers sessions.
 pub(crate) fn client(authority: &str, version: Version, identity: Option<Identity>) -> Arc<ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+    for authority in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(authority.unwrap()).unwrap();
+    }
     let builder = ClientConfig::builder().with_root_certificates(roots);
     let mut config = match identity {
         Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
@@ -69,6 +72,57 @@ pub(crate) fn client(authority: &str, version: Version, identity: Option<Identit
     };
     config.alpn_protocols = vec![if version == Version::One { b"http/1.1".to_vec() } else { b"h2".to_vec() }];
     Arc::new(config)
+}
+
+/// The certificate that is shown, whether it is to be trusted or not.
+pub(crate) async fn shown(address: SocketAddr) -> CertificateDer<'static> {
+    let seen = Arc::new(Seen::default());
+    let mut config =
+        ClientConfig::builder().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    config.dangerous().set_certificate_verifier(Arc::clone(&seen) as _);
+    let refused = secure_by(&Arc::new(config), TcpStream::connect(address).await.unwrap()).await;
+    assert!(refused.is_err());
+    seen.0.lock().unwrap().take().unwrap()
+}
+
+/// Remembers the certificate, and goes no further.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Option<CertificateDer<'static>>>);
+
+impl ServerCertVerifier for Seen {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap() = Some(certificate.clone().into_owned());
+        Err(rustls::Error::General("seen".to_owned()))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// Opens TLS on a connection.

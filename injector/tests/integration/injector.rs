@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dot_injector::app::{Config, Listeners, StartError, run};
 use dot_injector::callers::Callers;
+use dot_injector::certs::Clock;
 use dot_injector::server::Limits;
 use dot_injector::settings::Settings;
 use http_body_util::Full;
@@ -34,26 +35,42 @@ pub(crate) struct Injector {
     running: JoinHandle<Result<(), StartError>>,
 }
 
+/// How it differs from others.
+pub(crate) struct Options {
+    pub(crate) callers: Option<Callers>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    /// Further lines of the configuration.
+    pub(crate) settings: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { callers: None, limits: Limits::default(), clock: Clock::system(), settings: String::new() }
+    }
+}
+
 impl Injector {
     /// Starts one, ready or not.
     pub(crate) async fn start(api: &ApiServer) -> Self {
-        Self::start_with(api, None, Limits::default()).await
+        Self::start_as(api, Options::default()).await
     }
 
     /// Starts one for certain callers, with limits of the test's own, and waits until it is ready.
     pub(crate) async fn ready_with(api: &ApiServer, callers: Option<Callers>, limits: Limits) -> Self {
-        let injector = Self::start_with(api, callers, limits).await;
+        let injector = Self::start_as(api, Options { callers, limits, ..Options::default() }).await;
         injector.until_ready().await;
         injector
     }
 
-    async fn start_with(api: &ApiServer, callers: Option<Callers>, limits: Limits) -> Self {
+    /// Starts one with these options, ready or not.
+    pub(crate) async fn start_as(api: &ApiServer, options: Options) -> Self {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let listeners = Listeners::bind(any, any).await.unwrap();
         let (reviews, admin) = (listeners.reviews.local_addr().unwrap(), listeners.admin.local_addr().unwrap());
-        let settings = "cluster: {domain: cluster.local, dnsAddresses: [10.96.0.10]}";
+        let cluster = "cluster: {domain: cluster.local, dnsAddresses: [10.96.0.10]}";
         let config = Config {
-            settings: Settings::from_yaml(settings).unwrap(),
+            settings: Settings::from_yaml(&format!("{cluster}\n{}", options.settings)).unwrap(),
             namespace: "dot-sidecar".to_owned(),
             service: "dot-injector".to_owned(),
             secret: "dot-injector-tls".to_owned(),
@@ -63,8 +80,9 @@ impl Injector {
             identity: format!("dot-injector-{}", reviews.port()),
             resolv_conf: PathBuf::from("/nonexistent"),
             linger: Duration::ZERO,
-            callers,
-            limits,
+            callers: options.callers,
+            clock: options.clock,
+            limits: options.limits,
         };
         let (stop, stopped) = oneshot::channel();
         let client = api.client();
@@ -122,7 +140,7 @@ impl Injector {
 
     /// The certificate that is served, DER.
     pub(crate) async fn certificate(&self) -> Vec<u8> {
-        self.connect(Version::Two).await.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+        http::shown(self.reviews).await.to_vec()
     }
 
     pub(crate) async fn is_trusted_by(&self, authority: &str) -> bool {
