@@ -116,6 +116,7 @@ pub async fn run(
         client: client.clone(),
         cluster: cluster.clone(),
         profiles: profiles.clone(),
+        rollout: config.settings.rollout.clone(),
         metrics: metrics.clone(),
     };
     background.spawn(operator.run(leading.clone()));

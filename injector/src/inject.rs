@@ -33,6 +33,7 @@ pub use apply::{patch, patched};
 pub use dns::{DnsOption, search_warnings};
 pub use original::{Record, Stripped};
 pub use refusal::Refusal;
+pub use sidecar::ADMIN_PORT;
 
 use dns::Resolution;
 use original::{Original, Status};
@@ -371,7 +372,7 @@ fn resolved(
     }
     let config = Config {
         listen: Listen { host: [127, 0, 0, 1].into(), port: PORT, ..Listen::default() },
-        admin: dot_proxy_config::Admin { address: (std::net::Ipv6Addr::UNSPECIFIED, sidecar::ADMIN_PORT).into() },
+        admin: dot_proxy_config::Admin { address: (std::net::Ipv6Addr::UNSPECIFIED, ADMIN_PORT).into() },
         routes: dns::routes(cluster, profile, &resolution, &pod.spec.dns_config, warnings)?,
         cluster: Some(Cluster { domain: cluster.domain.clone() }),
         ..proxy

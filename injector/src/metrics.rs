@@ -13,6 +13,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::profile::PodCounts;
+
 /// The injector's metrics. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -25,6 +27,9 @@ pub struct Metrics {
     events: Family<Delivery, Counter>,
     refused: Family<Refusal, Counter>,
     leader: Gauge,
+    pods: Family<Standing, Gauge>,
+    configuration_writes: Family<Delivery, Counter>,
+    rollouts: Family<Delivery, Counter>,
 }
 
 /// How an admission ended. Both labels come from fixed lists.
@@ -56,6 +61,16 @@ struct Delivery {
 struct Refusal {
     reason: &'static str,
 }
+
+/// How pods stand to their profile; of the profiles, so many are told apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Standing {
+    profile: String,
+    state: &'static str,
+}
+
+/// Of further profiles the metrics do not tell: their status does.
+const MOST_PROFILES: usize = 64;
 
 /// Admissions take some 100 µs; the slow ones wait for the API server (a namespace that must be read).
 const DURATION_SECONDS: [f64; 10] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
@@ -97,6 +112,16 @@ impl Default for Metrics {
         registry.register("refused", "Connections and requests that were not served, by reason", refused.clone());
         let leader = Gauge::default();
         registry.register("leader", "Whether this replica leads: 1 or 0", leader.clone());
+        let pods = Family::default();
+        registry.register("pods", "Pods with the sidecar by profile and state, as the leader sees them", pods.clone());
+        let configuration_writes = Family::default();
+        registry.register(
+            "configuration_writes",
+            "Configurations that were written onto running pods, by outcome",
+            configuration_writes.clone(),
+        );
+        let rollouts = Family::default();
+        registry.register("rollouts", "What became of bringing profiles to their pods, by outcome", rollouts.clone());
         registry.register("build", "Version of the injector", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             registry: Arc::new(registry),
@@ -108,6 +133,9 @@ impl Default for Metrics {
             events,
             refused,
             leader,
+            pods,
+            configuration_writes,
+            rollouts,
         }
     }
 }
@@ -145,9 +173,38 @@ impl Metrics {
         self.refused.get_or_create(&Refusal { reason }).inc();
     }
 
-    /// Whether this replica leads.
+    /// Whether this replica leads. Who does not knows nothing of pods.
     pub fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
+        self.pods.clear();
+    }
+
+    /// How the pods of all profiles stand.
+    pub fn pods<'a>(&self, profiles: impl Iterator<Item = (&'a str, PodCounts)>) {
+        self.pods.clear();
+        for (profile, pods) in profiles.take(MOST_PROFILES) {
+            let outdated = pods.total - pods.updated - pods.refused;
+            let states = [
+                ("updated", pods.updated),
+                ("outdated", outdated),
+                ("refused", pods.refused),
+                ("rejected", pods.rejected),
+                ("unknown", pods.unknown),
+            ];
+            for (state, number) in states {
+                self.pods.get_or_create(&Standing { profile: profile.to_owned(), state }).set(number.into());
+            }
+        }
+    }
+
+    /// A configuration was `written` onto a pod, the pod was `gone`, or the write `failed`.
+    pub fn configuration_write(&self, outcome: &'static str) {
+        self.configuration_writes.get_or_create(&Delivery { outcome }).inc();
+    }
+
+    /// What a profile says is `complete` on all its pods, has new servers that are `unproved`, or was `rejected` by pods.
+    pub fn rollout(&self, outcome: &'static str) {
+        self.rollouts.get_or_create(&Delivery { outcome }).inc();
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -172,6 +229,9 @@ mod tests {
         metrics.event("sent");
         metrics.refused("tls-failed");
         metrics.leads(true);
+        metrics.pods([("default", PodCounts { total: 5, updated: 3, ..PodCounts::default() })].into_iter());
+        metrics.configuration_write("written");
+        metrics.rollout("complete");
         let text = metrics.encoded().unwrap();
         for line in [
             r#"dot_injector_admissions_total{outcome="denied",reason="host-network"} 1"#,
@@ -182,6 +242,9 @@ mod tests {
             r#"dot_injector_events_total{outcome="sent"} 1"#,
             r#"dot_injector_refused_total{reason="tls-failed"} 1"#,
             "dot_injector_leader 1",
+            r#"dot_injector_pods{profile="default",state="outdated"} 2"#,
+            r#"dot_injector_configuration_writes_total{outcome="written"} 1"#,
+            r#"dot_injector_rollouts_total{outcome="complete"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }

@@ -1,13 +1,17 @@
 //! What one replica does for all of them: a file a reconciler. Admissions are answered by every replica, leader or not.
 //!
 //! ```text
-//! Lease ──► lease: leading? ──► pods (their metadata) ──► fleet ──► status ──► the profiles' status
+//! Lease ──► lease: leading? ──► pods (their metadata) ──► fleet ──┬──► rollout ──► the pods' annotation
+//!                                                               └──► status ──► the profiles' status
 //! ```
 
 mod fleet;
 mod lease;
 mod pods;
+mod rollout;
 mod status;
+
+use std::sync::Arc;
 
 use kube::Client;
 use tokio::sync::watch;
@@ -15,6 +19,7 @@ use tokio::sync::watch;
 use crate::cluster::ClusterDns;
 use crate::metrics::Metrics;
 use crate::profile::WatchedProfiles;
+use crate::settings;
 
 pub use lease::Candidate;
 
@@ -26,6 +31,8 @@ pub struct Operator {
     pub cluster: ClusterDns,
     /// The profiles.
     pub profiles: WatchedProfiles,
+    /// How changes are brought to pods.
+    pub rollout: settings::Rollout,
     /// Where is counted.
     pub metrics: Metrics,
 }
@@ -45,8 +52,13 @@ impl Operator {
     }
 
     async fn lead(&self) {
-        let pods = pods::WatchedPods::new(self.cluster.clone(), self.profiles.clone());
-        let status = status::StatusKeeper::new(self.client.clone(), self.profiles.clone(), &pods);
-        tokio::join!(pods.follow(self.client.clone()), status.run());
+        let (known, metrics) = (&self.profiles, &self.metrics);
+        let pods = Arc::new(pods::WatchedPods::new(self.cluster.clone(), known.clone()));
+        let board = Arc::new(rollout::ProgressBoard::default());
+        let shared = (Arc::clone(&pods), board);
+        let status = status::StatusKeeper::new(self.client.clone(), known.clone(), shared.clone(), metrics.clone());
+        let facts = (self.cluster.clone(), known.clone());
+        let rollouts = rollout::Rollouts::new(&self.client, facts, shared, self.rollout.clone(), metrics.clone());
+        tokio::join!(pods.follow(self.client.clone()), status.run(), rollouts.run());
     }
 }

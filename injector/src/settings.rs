@@ -19,6 +19,8 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// How long the webhook's certificates last, and who makes them.
     pub certificates: CertificateSettings,
+    /// How a changed profile is brought to the pods that run.
+    pub rollout: Rollout,
     /// The ProxyProfile `default` as the injector is to keep it; `null` leaves it to the administrator.
     pub profile: Option<Profile>,
     /// Namespaces of which the API server shows no pod to the injector.
@@ -37,6 +39,18 @@ pub struct Sidecar {
     pub run_as_user: Option<i64>,
 }
 
+/// How a changed profile is brought to the pods that run.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollout {
+    /// So many pods are written in a second at most.
+    pub writes_per_second: u32,
+    /// Whether the leader itself asks servers that are new before pods are told of them.
+    pub prove_upstreams: bool,
+    /// It is stopped when more of the pods that were asked have rejected it, in percent.
+    pub most_rejected_percent: u8,
+}
+
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PullPolicy {
@@ -53,11 +67,15 @@ pub enum PullPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError(String);
 
+/// More would be felt by the API server's other users.
+const MOST_WRITES_PER_SECOND: u32 = 100;
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             sidecar: Sidecar::default(),
             cluster: ClusterSettings::default(),
+            rollout: Rollout::default(),
             profile: Some(Profile::default()),
             excluded_namespaces: BTreeSet::from(["kube-system".to_owned()]),
             certificates: CertificateSettings::default(),
@@ -72,6 +90,12 @@ impl Default for Sidecar {
             image_pull_policy: PullPolicy::default(),
             run_as_user: Some(64_053),
         }
+    }
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self { writes_per_second: 50, prove_upstreams: true, most_rejected_percent: 10 }
     }
 }
 
@@ -125,6 +149,12 @@ impl Settings {
         if let Err((field, sentence)) = self.certificates.check() {
             return at(&format!("certificates.{field}"), &sentence);
         }
+        if !(1..=MOST_WRITES_PER_SECOND).contains(&self.rollout.writes_per_second) {
+            return at("rollout.writesPerSecond", "is out of range: write a number from 1 to 100");
+        }
+        if self.rollout.most_rejected_percent > 100 {
+            return at("rollout.mostRejectedPercent", "is out of range: write a number from 0 to 100");
+        }
         let checked = self.profile.as_ref().map_or(Ok(()), Profile::check);
         checked.map_err(|error: ProfileError| SettingsError(format!("profile.{error}")))
     }
@@ -148,6 +178,7 @@ mod tests {
             r#"
 sidecar: {image: "registry.example/dot-proxy:1", imagePullPolicy: Never, runAsUser: null}
 cluster: {domain: "", dnsAddresses: [], searches: [], options: ["ndots:5"]}
+rollout: {writesPerSecond: 20, proveUpstreams: false, mostRejectedPercent: 0}
 profile:
   upstream: {servers: ["tls://192.0.2.53#dns.example"], strategy: fastest, ca: "", pins: []}
   routes: [{suffixes: [corp.example], servers: ["udp://192.0.2.1"]}]
@@ -162,6 +193,8 @@ profile:
         .unwrap();
         assert_eq!(settings.sidecar.run_as_user, None);
         assert_eq!(settings.sidecar.image_pull_policy, PullPolicy::Never);
+        let rollout = Rollout { writes_per_second: 20, prove_upstreams: false, most_rejected_percent: 0 };
+        assert_eq!(settings.rollout, rollout);
         let profile = settings.profile.unwrap();
         assert_eq!(profile.events, crate::profile::Events::default());
         assert_eq!(profile.annotations.allowed, [Override::Upstream, Override::LogLevel]);
@@ -180,6 +213,8 @@ profile:
             ("sidecar: {image: ''}", "sidecar.image: ", "name the image"),
             ("sidecar: {runAsUser: 0}", "sidecar.runAsUser: ", "64053"),
             ("sidecar: {imagePullPolicy: Sometimes}", "sidecar.imagePullPolicy", "IfNotPresent"),
+            ("rollout: {writesPerSecond: 0}", "rollout.writesPerSecond: ", "from 1 to 100"),
+            ("rollout: {mostRejectedPercent: 101}", "rollout.mostRejectedPercent: ", "from 0 to 100"),
             ("cluster: {dnsAddresses: [kube-dns]}", "cluster.dnsAddresses[0]: ", "IP address"),
             ("certificates: {leafSeconds: 2592001}", "certificates.leafSeconds: ", "30 days"),
             ("certificates: {leafSeconds: 0}", "certificates.leafSeconds: ", "from 15"),

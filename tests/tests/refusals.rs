@@ -100,11 +100,11 @@ fn refused_or_left_alone(unserved: &Unserved) {
 
     let admission = asking.create_object(&unserved.pod.deployment());
     assert!(admission.accepted, "{name}: {}", admission.refusal);
-    let notes = eventually("an Event on the Deployment", Duration::from_secs(30), || {
+    eventually(&format!("an Event on the Deployment says {:?}", unserved.words), Duration::from_secs(30), || {
         let notes = asking.events_about("Deployment", name);
-        if notes.iter().any(|note| note.contains(unserved.words[0])) { Ok(notes) } else { Err(format!("{notes:?}")) }
+        let says_why = |note: &String| unserved.words.iter().all(|word| note.contains(word));
+        if notes.iter().any(says_why) { Ok(()) } else { Err(format!("{notes:?}")) }
     });
-    says_why(unserved, &notes.join("\n"));
 }
 
 fn says_why(unserved: &Unserved, sentence: &str) {

@@ -17,7 +17,7 @@ pub(super) const VOLUME: &str = "dot-sidecar-config";
 /// Where the configuration is mounted: a directory, since files mounted by subPath are never refreshed.
 pub(super) const CONFIG_DIRECTORY: &str = "/etc/dot-proxy";
 /// Health and metrics of the proxy.
-pub(super) const ADMIN_PORT: u16 = 9853;
+pub const ADMIN_PORT: u16 = 9853;
 const CONFIG_FILE: &str = "/etc/dot-proxy/config.json";
 /// Where the API server's ServiceAccount admission, run again after the webhook, mounts the app's token into every
 /// container that has no mount there: ours has one, so it gets no token.

@@ -1,6 +1,6 @@
 //! The pods that have the sidecar, as far as the leader needs them: a few hundred bytes each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub(super) struct Place {
 #[derive(Debug, Clone)]
 pub(super) struct Seen<'a> {
     pub(super) place: Place,
+    /// Which no other pod of its name has, now or later.
+    pub(super) uid: &'a str,
     pub(super) annotations: &'a BTreeMap<String, String>,
     /// What made it, for people: `Deployment web`.
     pub(super) maker: String,
@@ -38,6 +40,29 @@ pub(super) enum Standing {
     Refused,
 }
 
+/// What a pod's proxy said of the configuration that stands on the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Taken,
+    Rejected(Box<str>),
+    /// It could not be asked, or has not made up its mind in time.
+    Unknown(Box<str>),
+}
+
+/// The pods of a profile that it can be applied to, in the order of their names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Behind {
+    pub(super) outdated: Vec<Place>,
+    pub(super) updated: Vec<Place>,
+}
+
+/// What is to be written onto a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Task {
+    pub(super) uid: String,
+    pub(super) config: String,
+}
+
 /// All pods that have the sidecar.
 #[derive(Debug, Default)]
 pub(super) struct Fleet {
@@ -48,11 +73,14 @@ pub(super) struct Fleet {
 
 #[derive(Debug)]
 struct Member {
+    uid: Box<str>,
     /// Of the configuration that stands on the pod.
     config: ConfigHash,
     given: Arc<Given>,
     /// What the configuration that its profile says now would be; none if the profile cannot be applied to it.
     wanted: Option<ConfigHash>,
+    /// What its proxy said of it, if it was asked.
+    answer: Option<Answer>,
 }
 
 /// What a pod's configuration is made of, its profile apart.
@@ -126,7 +154,9 @@ impl Fleet {
         let ours = ours.filter(|(name, _)| *name != annotations::CONFIG);
         let annotations = ours.map(|(name, value)| (name.clone(), value.clone())).collect();
         let given = Given { namespace: seen.place.namespace.clone(), maker: seen.maker, annotations };
-        self.remove(&seen.place);
+        let before = self.remove(&seen.place);
+        let answer = before.filter(|before| *before.uid == *seen.uid && before.config == config);
+        let answer = answer.and_then(|before| before.answer);
         let given = match self.groups.get_key_value(&given) {
             Some((known, _)) => Arc::clone(known),
             None => Arc::new(given),
@@ -134,19 +164,24 @@ impl Fleet {
         let group = self.groups.entry(Arc::clone(&given));
         let group = group.or_insert_with(|| Group { wanted: given.wanted(cluster, profiles), members: 0 });
         group.members += 1;
-        let member = Member { config, wanted: group.wanted, given };
+        let member = Member { uid: seen.uid.into(), config, wanted: group.wanted, given, answer };
         self.pods.insert(seen.place, member);
     }
 
     /// A pod is gone, or has ended.
-    pub(super) fn remove(&mut self, place: &Place) {
-        let Some(member) = self.pods.remove(place) else { return };
+    pub(super) fn delete(&mut self, place: &Place) {
+        self.remove(place);
+    }
+
+    fn remove(&mut self, place: &Place) -> Option<Member> {
+        let member = self.pods.remove(place)?;
         if let Some(group) = self.groups.get_mut(&member.given) {
             group.members -= 1;
             if group.members == 0 {
                 self.groups.remove(&member.given);
             }
         }
+        Some(member)
     }
 
     /// Looks at every pod again, after profiles have changed.
@@ -168,8 +203,70 @@ impl Fleet {
             counts.total += 1;
             counts.updated += u32::from(standing == Standing::Updated);
             counts.refused += u32::from(standing == Standing::Refused);
+            counts.rejected += u32::from(matches!(member.answer, Some(Answer::Rejected(_))));
+            counts.unknown += u32::from(matches!(member.answer, Some(Answer::Unknown(_))));
         }
         all
+    }
+
+    /// The profiles of which some pod has not what they say now.
+    pub(super) fn profiles_behind(&self) -> BTreeSet<String> {
+        let outdated = self.pods.values().filter(|member| member.standing() == Standing::Outdated);
+        outdated.map(|member| member.given.profile()).collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect()
+    }
+
+    /// How the pods of a profile stand to these profiles, which need not be those of the last judgement.
+    pub(super) fn behind(&self, profile: &str, cluster: &ClusterDns, profiles: &Profiles) -> Behind {
+        let groups = self.groups.keys().filter(|given| given.profile() == profile);
+        let wanted: HashMap<*const Given, _> =
+            groups.map(|given| (Arc::as_ptr(given), given.wanted(cluster, profiles))).collect();
+        let mut behind = Behind::default();
+        for (place, member) in &self.pods {
+            match wanted.get(&Arc::as_ptr(&member.given)) {
+                Some(Some(wanted)) if *wanted == member.config => behind.updated.push(place.clone()),
+                Some(Some(_)) => behind.outdated.push(place.clone()),
+                _ => {}
+            }
+        }
+        behind.outdated.sort_unstable();
+        behind.updated.sort_unstable();
+        behind
+    }
+
+    /// What is to be written onto a pod, so that it has what these profiles say; nothing if it has, is gone, or cannot have it.
+    pub(super) fn task(&self, place: &Place, cluster: &ClusterDns, profiles: &Profiles) -> Option<Task> {
+        let Member { uid, config: present, given, .. } = self.pods.get(place)?;
+        let config = inject::configuration(&given.annotations, &given.namespace, cluster, profiles).ok()?;
+        (ConfigHash::of(&config) != *present).then(|| Task { uid: uid.to_string(), config })
+    }
+
+    /// That was written. The watch may tell so later.
+    pub(super) fn written(&mut self, place: &Place, task: &Task) {
+        if let Some(member) = self.pods.get_mut(place).filter(|member| *member.uid == *task.uid) {
+            member.config = ConfigHash::of(&task.config);
+            member.answer = None;
+        }
+    }
+
+    /// Of the configuration that stands on a pod.
+    pub(super) fn config(&self, place: &Place) -> Option<ConfigHash> {
+        self.pods.get(place).map(|member| member.config)
+    }
+
+    /// A pod's proxy said so of the configuration with this hash.
+    pub(super) fn answered(&mut self, place: &Place, hash: ConfigHash, answer: Answer) {
+        if let Some(member) = self.pods.get_mut(place).filter(|member| member.config == hash) {
+            member.answer = Some(answer);
+        }
+    }
+
+    /// The pods of a profile whose proxy was asked and has not taken what stands on the pod, as far as is known.
+    pub(super) fn open(&self, profile: &str) -> Vec<Place> {
+        let is_open = |member: &Member| member.answer.as_ref().is_some_and(|answer| *answer != Answer::Taken);
+        let open = self.pods.iter().filter(|(_, member)| member.given.profile() == profile && is_open(member));
+        let mut open: Vec<Place> = open.map(|(place, _)| place.clone()).collect();
+        open.sort_unstable();
+        open
     }
 
     /// Who has the profile: what made the pods, those of most pods first, `most` of them at most.
@@ -218,13 +315,17 @@ mod tests {
         let mut annotations = annotations(pairs);
         let config = inject::configuration(&annotations, "shop", &cluster(), profiles);
         annotations.insert(CONFIG.to_owned(), config.unwrap_or_default());
-        let place = Place { namespace: "shop".to_owned(), name: name.to_owned() };
+        let (place, uid) = (place(name), format!("uid-of-{name}"));
         let maker = format!("Deployment {}", name.split('-').next().unwrap());
-        fleet.insert(Seen { place, annotations: &annotations, maker }, &cluster(), profiles);
+        fleet.insert(Seen { place, uid: &uid, annotations: &annotations, maker }, &cluster(), profiles);
     }
 
     fn counted(total: u32, updated: u32, refused: u32) -> PodCounts {
-        PodCounts { total, updated, refused }
+        PodCounts { total, updated, refused, ..PodCounts::default() }
+    }
+
+    fn place(name: &str) -> Place {
+        Place { namespace: "shop".to_owned(), name: name.to_owned() }
     }
 
     #[test]
@@ -261,9 +362,47 @@ mod tests {
         assert_eq!(users(&fleet, 8), ["Deployment api in shop (2 pods)", "Deployment web in shop (1 pod)"]);
         assert_eq!(users(&fleet, 1), ["Deployment api in shop (2 pods)"]);
         for name in ["api-1", "api-2"] {
-            fleet.remove(&Place { namespace: "shop".to_owned(), name: name.to_owned() });
+            fleet.delete(&place(name));
         }
         assert_eq!(users(&fleet, 8), ["Deployment web in shop (1 pod)"]);
         assert_eq!(fleet.groups.len(), 1, "what nobody is given any more is forgotten");
+    }
+
+    #[test]
+    fn what_is_written_brings_a_pod_up_to_date_and_is_for_that_pod_alone() {
+        let (mut fleet, before, after) = (Fleet::default(), profiles(&["quad9"]), profiles(&["google"]));
+        injected(&mut fleet, "web-1", &[(INJECT, "true")], &before);
+        injected(&mut fleet, "web-2", &[(PROFILE, "other")], &before);
+        fleet.judge(&cluster(), &after);
+        assert_eq!(fleet.profiles_behind(), BTreeSet::from(["default".to_owned()]));
+        let behind = |fleet: &Fleet| fleet.behind("default", &cluster(), &after);
+        assert_eq!(behind(&fleet), Behind { outdated: vec![place("web-1")], updated: vec![] });
+        let task = fleet.task(&place("web-1"), &cluster(), &after).unwrap();
+        assert!(task.config.contains("google") && task.uid == "uid-of-web-1");
+        assert_eq!(fleet.task(&place("web-2"), &cluster(), &after), None, "its profile is gone: it keeps what it has");
+        fleet.written(&place("web-1"), &Task { uid: "another".to_owned(), ..task.clone() });
+        assert_eq!(fleet.task(&place("web-1"), &cluster(), &after), Some(task.clone()));
+        fleet.written(&place("web-1"), &task);
+        assert_eq!(fleet.task(&place("web-1"), &cluster(), &after), None);
+        assert_eq!(behind(&fleet), Behind { outdated: vec![], updated: vec![place("web-1")] });
+        assert_eq!(fleet.counts()["default"], counted(1, 1, 0));
+    }
+
+    #[test]
+    fn an_answer_is_about_the_configuration_that_stood_on_the_pod_then() {
+        let (mut fleet, before, after) = (Fleet::default(), profiles(&["quad9"]), profiles(&["google"]));
+        injected(&mut fleet, "web-1", &[(INJECT, "true")], &before);
+        let hash = fleet.config(&place("web-1")).unwrap();
+        fleet.answered(&place("web-1"), ConfigHash::of("another"), Answer::Rejected("unproved".into()));
+        assert_eq!(fleet.open("default"), []);
+        fleet.answered(&place("web-1"), hash, Answer::Rejected("unproved".into()));
+        assert_eq!((fleet.open("default"), fleet.counts()["default"].rejected), (vec![place("web-1")], 1));
+        injected(&mut fleet, "web-1", &[(INJECT, "true")], &before);
+        assert_eq!(fleet.open("default"), [place("web-1")], "another change of the pod leaves it as it is");
+        fleet.answered(&place("web-1"), hash, Answer::Taken);
+        assert_eq!(fleet.open("default"), []);
+        fleet.answered(&place("web-1"), hash, Answer::Unknown("no answer".into()));
+        injected(&mut fleet, "web-1", &[(INJECT, "true")], &after);
+        assert_eq!(fleet.open("default"), []);
     }
 }

@@ -47,6 +47,11 @@ impl WatchedPods {
         self.news.subscribe()
     }
 
+    /// Has everything looked at again.
+    pub(super) fn stir(&self) {
+        self.news.send_modify(|_| {});
+    }
+
     /// Works until it is dropped.
     pub(super) async fn follow(&self, client: Client) {
         let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
@@ -63,7 +68,7 @@ impl WatchedPods {
                 changed = known.changed() => match changed {
                     Some(profiles) => {
                         self.fleet().judge(&self.cluster, &profiles);
-                        self.news.send_modify(|_| {});
+                        self.stir();
                     }
                     None => return,
                 },
@@ -81,17 +86,18 @@ impl WatchedPods {
             watcher::Event::InitDone => drop(self.news.send_replace(true)),
             watcher::Event::Apply(pod) => {
                 self.insert(&pod);
-                self.news.send_modify(|_| {});
+                self.stir();
             }
             watcher::Event::Delete(pod) => {
-                self.fleet().remove(&place(&pod));
-                self.news.send_modify(|_| {});
+                self.fleet().delete(&place(&pod));
+                self.stir();
             }
         }
     }
 
     fn insert(&self, pod: &PartialObjectMeta<Pod>) {
-        let seen = Seen { place: place(pod), annotations: pod.annotations(), maker: maker(pod) };
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let seen = Seen { place: place(pod), uid, annotations: pod.annotations(), maker: maker(pod) };
         self.fleet().insert(seen, &self.cluster, &self.known.now());
     }
 }

@@ -1,6 +1,7 @@
 //! Writes what is known of profiles into their status: by whoever leads.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,6 +13,8 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::pods::WatchedPods;
+use super::rollout::{CONDITION, Progress, ProgressBoard};
+use crate::metrics::Metrics;
 use crate::profile::{Condition, PodCounts, ProfileStatus, Profiles, ProxyProfile, WatchedProfiles};
 
 /// Field manager of the status, and of nothing else.
@@ -26,17 +29,24 @@ const RETRY: Duration = Duration::from_secs(2);
 const USERS: usize = 8;
 
 /// Keeps the status of all profiles.
-pub(super) struct StatusKeeper<'a> {
+pub(super) struct StatusKeeper {
     client: Client,
     known: WatchedProfiles,
-    pods: &'a WatchedPods,
+    pods: Arc<WatchedPods>,
+    board: Arc<ProgressBoard>,
+    metrics: Metrics,
     /// What was written, and when.
     written: HashMap<String, (ProfileStatus, Instant)>,
 }
 
-impl<'a> StatusKeeper<'a> {
-    pub(super) fn new(client: Client, known: WatchedProfiles, pods: &'a WatchedPods) -> Self {
-        Self { client, known, pods, written: HashMap::new() }
+impl StatusKeeper {
+    pub(super) fn new(
+        client: Client,
+        known: WatchedProfiles,
+        (pods, board): (Arc<WatchedPods>, Arc<ProgressBoard>),
+        metrics: Metrics,
+    ) -> Self {
+        Self { client, known, pods, board, metrics, written: HashMap::new() }
     }
 
     /// Works until it is dropped.
@@ -59,7 +69,9 @@ impl<'a> StatusKeeper<'a> {
         let profiles = self.known.now();
         self.written.retain(|name, _| profiles.get(name).is_some());
         let mut again = None;
-        for (name, wanted) in self.all_wanted(&profiles) {
+        let wanted = self.all_wanted(&profiles);
+        self.metrics.pods(wanted.iter().map(|(name, status)| (name.as_str(), status.pods)));
+        for (name, wanted) in wanted {
             if let Some((written, when)) = self.written.get(&name) {
                 if *written == wanted {
                     continue;
@@ -107,17 +119,13 @@ impl<'a> StatusKeeper<'a> {
     }
 
     fn propagated(&self, name: &str, pods: PodCounts, profiles: &Profiles) -> Condition {
-        let outdated = pods.total - pods.updated - pods.refused;
-        let mut said = match (pods.total, outdated) {
-            (0, _) => "no pod has the profile".to_owned(),
-            (total, 0) if pods.refused == 0 => format!("all {total} pods have what the profile says"),
-            (total, _) => format!("{} of {total} pods have what the profile says", pods.updated),
+        let progress = self.board.of(name).filter(|(generation, _)| *generation == profiles.generation(name));
+        let progress = progress.map_or(Progress::Going, |(_, progress)| progress);
+        let (holds, said) = match profiles.get(name) {
+            Some(Err(_)) => (("False", "Unusable"), "pods keep what they have".to_owned()),
+            _ => progress.told(pods),
         };
-        if pods.refused > 0 {
-            said.push_str(&format!("; {} keep what they have, because it cannot be applied to them", pods.refused));
-        }
-        let holds = if outdated == 0 { ("True", "Complete") } else { ("False", "Outdated") };
-        self.condition(name, profiles, "Propagated", holds, said)
+        self.condition(name, profiles, CONDITION, holds, said)
     }
 
     /// A condition, since when it is so included.
@@ -132,7 +140,7 @@ impl<'a> StatusKeeper<'a> {
         let written = self.written.get(name).map(|(written, _)| written);
         // Who led before has told of it.
         let earlier = written.or_else(|| profiles.status(name));
-        let earlier = earlier.and_then(|earlier| earlier.conditions.iter().find(|earlier| earlier.kind == kind));
+        let earlier = earlier.and_then(|earlier| earlier.condition(kind));
         let since = earlier.filter(|earlier| earlier.status == status);
         Condition {
             kind: kind.to_owned(),

@@ -54,4 +54,15 @@ pub struct PodCounts {
     pub updated: u32,
     /// Those to which it could not be applied as it is now, because it does not allow one of their annotations, for example.
     pub refused: u32,
+    /// Those of the ones that were asked, a sample, whose proxy has rejected what stands on the pod, and goes on with what it had.
+    pub rejected: u32,
+    /// Those of the ones that were asked that could not be reached, or have neither taken nor rejected it in time.
+    pub unknown: u32,
+}
+
+impl ProfileStatus {
+    /// What is told under this name.
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.kind == kind)
+    }
 }

@@ -210,7 +210,15 @@ impl State {
             // … of the default profile, …
             _ if path.starts_with(PROFILES) => object = Some(sent),
             None => return status(404, "NotFound"),
-            // … and of the bundles.
+            // … and of the bundles; a patch of a pod's annotations, if it is the pod that is meant.
+            Some(pod) if path.contains("/pods/") => {
+                if sent["metadata"]["uid"] != pod["metadata"]["uid"] {
+                    return status(409, "Conflict");
+                }
+                for (name, value) in sent["metadata"]["annotations"].as_object().unwrap() {
+                    pod["metadata"]["annotations"][name] = value.clone();
+                }
+            }
             Some(object) => {
                 for applied in sent["webhooks"].as_array().unwrap() {
                     let stored = object["webhooks"].as_array_mut().unwrap();

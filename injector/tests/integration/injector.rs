@@ -63,6 +63,13 @@ impl Injector {
         injector
     }
 
+    /// Starts one with this part of a configuration, and waits until it is ready.
+    pub(crate) async fn ready_as(api: &ApiServer, settings: &str) -> Self {
+        let injector = Self::start_as(api, Options { settings: settings.to_owned(), ..Options::default() }).await;
+        injector.until_ready().await;
+        injector
+    }
+
     /// Starts one with these options, ready or not.
     pub(crate) async fn start_as(api: &ApiServer, options: Options) -> Self {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();

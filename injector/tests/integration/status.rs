@@ -6,10 +6,10 @@ use crate::admission::{ANNOTATED, asking};
 use crate::api_server::{ApiServer, PROFILES};
 use crate::injector::{Injector, eventually, patched};
 
-const PODS: &str = "/api/v1/namespaces/shop/pods";
+pub(crate) const PODS: &str = "/api/v1/namespaces/shop/pods";
 
 /// A pod as it is stored that was admitted by this injector.
-async fn admitted(injector: &Injector, name: &str) -> Value {
+pub(crate) async fn admitted(injector: &Injector, name: &str) -> Value {
     let mut pod = patched(&injector.review(ANNOTATED, "shop", &asking()).await, &asking());
     pod["metadata"]["name"] = json!(name);
     pod["metadata"]["namespace"] = json!("shop");
@@ -17,16 +17,16 @@ async fn admitted(injector: &Injector, name: &str) -> Value {
     pod
 }
 
-fn status(api: &ApiServer, profile: &str) -> Value {
+pub(crate) fn status(api: &ApiServer, profile: &str) -> Value {
     api.get(&format!("{PROFILES}/{profile}")).unwrap()["status"].clone()
 }
 
-fn condition(api: &ApiServer, profile: &str, kind: &str) -> Value {
+pub(crate) fn condition(api: &ApiServer, profile: &str, kind: &str) -> Value {
     let conditions = status(api, profile)["conditions"].as_array().cloned().unwrap_or_default();
     conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
 }
 
-fn is(api: &ApiServer, profile: &str, kind: &str, status: &str, reason: &str) -> bool {
+pub(crate) fn is(api: &ApiServer, profile: &str, kind: &str, status: &str, reason: &str) -> bool {
     let condition = condition(api, profile, kind);
     condition["status"] == status && condition["reason"] == reason
 }
