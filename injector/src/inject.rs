@@ -420,6 +420,16 @@ pub fn sidecar_image(pod: &Value) -> Option<&str> {
     original::sidecar(pod)?.get("image").and_then(Value::as_str)
 }
 
+/// The namespace in a configuration that is made for no pod in particular. No namespace has such a name.
+pub const ANY_NAMESPACE: &str = "$(NAMESPACE)";
+
+/// The configuration that a pod gets by a profile if it overrides nothing and has no dnsConfig, with [`ANY_NAMESPACE`] in the place of its
+/// namespace.
+pub fn ordinary_configuration(name: &str, cluster: &ClusterDns, profiles: &Profiles) -> Result<String, Refusal> {
+    let annotations = BTreeMap::from([(annotations::PROFILE.to_owned(), name.to_owned())]);
+    configuration(&annotations, ANY_NAMESPACE, cluster, profiles)
+}
+
 /// What the pod's author overrides, if the profile lets them.
 fn allowed_overrides(annotations: &BTreeMap<String, String>, chosen: Chosen<'_>) -> Result<Overrides, Refusal> {
     let mut used = annotations::used_overrides(annotations);

@@ -56,8 +56,8 @@ impl Operator {
         let pods = Arc::new(pods::WatchedPods::new(self.cluster.clone(), known.clone()));
         let board = Arc::new(rollout::ProgressBoard::default());
         let shared = (Arc::clone(&pods), board);
-        let status = status::StatusKeeper::new(self.client.clone(), known.clone(), shared.clone(), metrics.clone());
         let facts = (self.cluster.clone(), known.clone());
+        let status = status::StatusKeeper::new(self.client.clone(), facts.clone(), shared.clone(), metrics.clone());
         let rollouts = rollout::Rollouts::new(&self.client, facts, shared, self.rollout.clone(), metrics.clone());
         tokio::join!(pods.follow(self.client.clone()), status.run(), rollouts.run());
     }

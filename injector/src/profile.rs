@@ -29,7 +29,7 @@ pub use amounts::{Amounts, Resources};
 pub use events::{Events, Syslog};
 pub use namespaces::{Expression, Namespaces, Operator, Selector};
 pub use resolving::{Cache, OwnNameservers, Route, Upstream};
-pub use status::{Condition, PodCounts, ProfileStatus};
+pub use status::{Condition, PodCounts, ProfileStatus, Resolver};
 pub use watched::{Profiles, WatchedProfiles, keep_default};
 
 /// The name of the profile that applies where none is named.

@@ -47,6 +47,7 @@ sidecar:
   imagePullPolicy: {{ .Values.sidecar.image.pullPolicy }}
   runAsUser: {{ if include "dot-sidecar.openshift" . }}null{{ else }}{{ toJson .Values.sidecar.runAsUser }}{{ end }}
 cluster: {{- toYaml .Values.cluster | nindent 2 }}
+rollout: {{- toYaml .Values.rollout | nindent 2 }}
 excludedNamespaces: {{ include "dot-sidecar.excludedNamespaces" . }}
 certificates:
   external: {{ .Values.certificates.certManager.enabled }}

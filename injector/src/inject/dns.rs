@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use dot_proxy_config::{Route, Server, Suffix};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use super::pod::{DnsConfig, Spec};
 use super::refusal::Refusal;
 
 /// A resolver option, as in resolv.conf and in `spec.dnsConfig.options`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DnsOption {
     /// Such as `ndots`.
     pub name: String,

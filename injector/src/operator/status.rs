@@ -14,8 +14,10 @@ use tracing::warn;
 
 use super::pods::WatchedPods;
 use super::rollout::{CONDITION, Progress, ProgressBoard};
+use crate::cluster::ClusterDns;
+use crate::inject;
 use crate::metrics::Metrics;
-use crate::profile::{Condition, PodCounts, ProfileStatus, Profiles, ProxyProfile, WatchedProfiles};
+use crate::profile::{Condition, PodCounts, ProfileStatus, Profiles, ProxyProfile, Resolver, WatchedProfiles};
 
 /// Field manager of the status, and of nothing else.
 const FIELD_MANAGER: &str = "dot-injector-status";
@@ -31,6 +33,7 @@ const USERS: usize = 8;
 /// Keeps the status of all profiles.
 pub(super) struct StatusKeeper {
     client: Client,
+    cluster: ClusterDns,
     known: WatchedProfiles,
     pods: Arc<WatchedPods>,
     board: Arc<ProgressBoard>,
@@ -42,11 +45,11 @@ pub(super) struct StatusKeeper {
 impl StatusKeeper {
     pub(super) fn new(
         client: Client,
-        known: WatchedProfiles,
+        (cluster, known): (ClusterDns, WatchedProfiles),
         (pods, board): (Arc<WatchedPods>, Arc<ProgressBoard>),
         metrics: Metrics,
     ) -> Self {
-        Self { client, known, pods, board, metrics, written: HashMap::new() }
+        Self { client, cluster, known, pods, board, metrics, written: HashMap::new() }
     }
 
     /// Works until it is dropped.
@@ -103,7 +106,14 @@ impl StatusKeeper {
             let pods = counts.get(name).copied().unwrap_or_default();
             let conditions = vec![self.ready(name, profiles), self.propagated(name, pods, profiles)];
             let users = fleet.users(name, USERS);
-            ProfileStatus { observed_generation: profiles.generation(name), conditions, pods, users }
+            ProfileStatus {
+                observed_generation: profiles.generation(name),
+                conditions,
+                pods,
+                users,
+                configuration: inject::ordinary_configuration(name, &self.cluster, profiles).ok(),
+                resolver: Some(Resolver::of(&self.cluster)),
+            }
         };
         profiles.names().map(|name| (name.to_owned(), wanted(name))).collect()
     }

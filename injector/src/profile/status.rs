@@ -6,6 +6,8 @@ use schemars::transform::RecursiveTransform;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
+use crate::cluster::ClusterDns;
+use crate::inject::{self, DnsOption};
 
 /// What the injector tells of the profile.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +24,28 @@ pub struct ProfileStatus {
     /// Some of those who have the profile, such as "Deployment web in shop (3 pods)": those of most pods first.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub users: Vec<String>,
+    /// The configuration of a pod that overrides nothing, as it stands in the annotation dot-sidecar.io/config, with $(NAMESPACE) in the place of
+    /// its namespace. It is what injection by policy gives; absent where the profile cannot be used.
+    #[schemars(length(max = inject::LARGEST_CONFIG))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<String>,
+    /// What injection by policy makes a pod's dnsConfig of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolver: Option<Resolver>,
+}
+
+/// The cluster's DNS, as a pod of dnsPolicy ClusterFirst sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resolver {
+    /// The cluster's domain.
+    pub domain: String,
+    /// Search suffixes that all pods have after those of their namespace.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub searches: Vec<String>,
+    /// Resolver options of all pods.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub options: Vec<DnsOption>,
 }
 
 /// Something that holds of the profile, or does not.
@@ -64,5 +88,16 @@ impl ProfileStatus {
     /// What is told under this name.
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
         self.conditions.iter().find(|condition| condition.kind == kind)
+    }
+}
+
+impl Resolver {
+    /// That of this cluster.
+    pub fn of(cluster: &ClusterDns) -> Self {
+        Self {
+            domain: cluster.domain.to_string(),
+            searches: cluster.searches.clone(),
+            options: cluster.options.clone(),
+        }
     }
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{NAMESPACE, asking, cluster, denied, pod, proxy_config};
-use crate::inject::{Decision, Skip, Subject, Verdict, decide, depends_on_labels, patched};
+use crate::inject::{
+    ANY_NAMESPACE, Decision, Skip, Subject, Verdict, decide, depends_on_labels, ordinary_configuration, patched,
+};
 use crate::limits::ContainerLimits;
 use crate::profile::{Profile, Profiles};
 use crate::settings::Settings;
@@ -35,6 +37,21 @@ fn by_default(pod: &Value, spec: &Value) -> Value {
 
 fn naming(profile: &str) -> Value {
     pod(json!({"dot-sidecar.io/inject": "true", "dot-sidecar.io/profile": profile}), json!({}))
+}
+
+#[test]
+fn the_configuration_for_no_pod_in_particular_is_that_of_every_ordinary_pod() {
+    let specs = json!({"default": {}, "telling": {"events": {"stdout": true, "labels": {"team": "a"}},
+        "routes": [{"suffixes": ["corp.example"], "servers": ["udp://192.0.2.1"]}]}});
+    for name in ["default", "telling"] {
+        let prepared = ordinary_configuration(name, &cluster(), &profiles(&specs)).unwrap();
+        let pod = naming(name);
+        let made = patched(&decided(&pod, false, &[], &specs).decision, &pod);
+        let config = made["metadata"]["annotations"]["dot-sidecar.io/config"].as_str().unwrap();
+        assert_eq!(prepared.replace(ANY_NAMESPACE, NAMESPACE), config);
+        assert_eq!(prepared.contains(ANY_NAMESPACE), name == "telling");
+    }
+    assert_eq!(ordinary_configuration("none", &cluster(), &profiles(&specs)).unwrap_err().code(), "no-such-profile");
 }
 
 #[test]
