@@ -3,14 +3,21 @@
 //!
 //! `rendering` needs helm, in PATH or named by the variable `HELM`. The others also need root: they start an API server by
 //! `tests/cluster/cluster`, and some of them an injector beside it.
-#![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed, and says why")]
+#![allow(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed, and says why"
+)]
 
+mod fleet;
 mod forgeries;
 mod gate;
 mod guards;
 mod installed;
 #[path = "../../injector/tests/integration/laws.rs"]
 mod laws;
+mod live;
 mod profiles;
 mod rendering;
 #[path = "../../injector/tests/integration/shape.rs"]

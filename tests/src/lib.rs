@@ -36,7 +36,7 @@ pub mod upstream;
 pub use authority::Authority;
 pub use capture::Capture;
 pub use cluster::Cluster;
-pub use command::Call;
+pub use command::{Call, Output};
 pub use deadline::eventually;
 pub use namespace::{Admission, Namespace, RunningPod};
 pub use pod::Pod;

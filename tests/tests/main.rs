@@ -10,6 +10,7 @@ mod idle;
 mod images;
 mod leaks;
 mod lifecycle;
+mod live;
 mod outage;
 mod refusals;
 mod resolution;

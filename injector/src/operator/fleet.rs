@@ -67,13 +67,14 @@ pub(super) struct Task {
 #[derive(Debug, Default)]
 pub(super) struct Fleet {
     pods: HashMap<Place, Member>,
-    /// Pods of one workload are given the same: it is kept, and its configuration made, once.
+    /// Pods of one workload, and most of a namespace, are given the same: it is kept, and its configuration made, once.
     groups: HashMap<Arc<Given>, Group>,
 }
 
 #[derive(Debug)]
 struct Member {
     uid: Box<str>,
+    maker: Box<str>,
     /// Of the configuration that stands on the pod.
     config: ConfigHash,
     given: Arc<Given>,
@@ -87,7 +88,6 @@ struct Member {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Given {
     namespace: String,
-    maker: String,
     /// Ours, without the configuration.
     annotations: BTreeMap<String, String>,
 }
@@ -153,7 +153,7 @@ impl Fleet {
         let ours = seen.annotations.iter().filter(|(name, _)| name.starts_with(annotations::PREFIX));
         let ours = ours.filter(|(name, _)| *name != annotations::CONFIG);
         let annotations = ours.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let given = Given { namespace: seen.place.namespace.clone(), maker: seen.maker, annotations };
+        let given = Given { namespace: seen.place.namespace.clone(), annotations };
         let before = self.remove(&seen.place);
         let answer = before.filter(|before| *before.uid == *seen.uid && before.config == config);
         let answer = answer.and_then(|before| before.answer);
@@ -164,7 +164,8 @@ impl Fleet {
         let group = self.groups.entry(Arc::clone(&given));
         let group = group.or_insert_with(|| Group { wanted: given.wanted(cluster, profiles), members: 0 });
         group.members += 1;
-        let member = Member { uid: seen.uid.into(), config, wanted: group.wanted, given, answer };
+        let member =
+            Member { uid: seen.uid.into(), maker: seen.maker.into(), config, wanted: group.wanted, given, answer };
         self.pods.insert(seen.place, member);
     }
 
@@ -272,8 +273,8 @@ impl Fleet {
     /// Who has the profile: what made the pods, those of most pods first, `most` of them at most.
     pub(super) fn users(&self, profile: &str, most: usize) -> Vec<String> {
         let mut makers: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for (given, group) in self.groups.iter().filter(|(given, _)| given.profile() == profile) {
-            *makers.entry((&given.namespace, &given.maker)).or_default() += group.members;
+        for (place, member) in self.pods.iter().filter(|(_, member)| member.given.profile() == profile) {
+            *makers.entry((&place.namespace, &member.maker)).or_default() += 1;
         }
         let mut makers: Vec<_> = makers.into_iter().collect();
         makers.sort_by_key(|(_, pods)| std::cmp::Reverse(*pods));

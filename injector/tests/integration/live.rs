@@ -107,14 +107,14 @@ async fn a_configuration_that_somebody_edits_or_removes_is_set_right() {
     let api = ApiServer::new();
     let injector = Injector::ready_as(&api, UNPROVED).await;
     let pods = Pod::start(&injector, &api, 2).await;
-    let right = pods[0].config();
+    let right = pods[0].config().to_string();
     for edited in [json!("{\"upstream\": {\"servers\": [\"tls://192.0.2.66#evil.example\"]}}"), Value::Null] {
         let mut pod = api.get(&pods[0].path()).unwrap();
         pod["metadata"]["annotations"]["dot-sidecar.io/config"] = edited;
         pod["metadata"]["annotations"].as_object_mut().unwrap().retain(|_, value| !value.is_null());
         api.put(&pods[0].path(), pod);
         eventually("it is as it was", async || {
-            api.get(&pods[0].path()).unwrap()["metadata"]["annotations"]["dot-sidecar.io/config"] == right.to_string()
+            api.get(&pods[0].path()).unwrap()["metadata"]["annotations"]["dot-sidecar.io/config"] == right.as_str()
         })
         .await;
     }
