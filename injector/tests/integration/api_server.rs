@@ -213,7 +213,9 @@ impl State {
             // … and of the bundles; a patch of a pod's annotations, if it is the pod that is meant.
             Some(pod) if path.contains("/pods/") => {
                 if sent["metadata"]["uid"] != pod["metadata"]["uid"] {
-                    return status(409, "Conflict");
+                    let (code, mut answer) = status(422, "Invalid");
+                    answer["details"] = json!({"causes": [{"field": "metadata.uid", "message": "field is immutable"}]});
+                    return (code, answer);
                 }
                 for (name, value) in sent["metadata"]["annotations"].as_object().unwrap() {
                     pod["metadata"]["annotations"][name] = value.clone();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
+use kube::core::Status;
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -66,7 +67,7 @@ impl Writer {
 
     async fn write_one(&self, place: &Place, task: Task, pods: &WatchedPods) -> Outcome {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &place.namespace);
-        // With the identity of the pod that was read, which another one of its name does not have: that is a conflict.
+        // With the identity of the pod that was read, which another one of its name does not have, and cannot be given.
         let patch = json!({"metadata": {"uid": task.uid, "annotations": {CONFIG: task.config}}});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(&patch);
@@ -75,7 +76,7 @@ impl Writer {
                 pods.fleet().written(place, &task);
                 Outcome::Written
             }
-            Ok(Err(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => Outcome::Gone,
+            Ok(Err(kube::Error::Api(status))) if status.is_not_found() || is_another(&status) => Outcome::Gone,
             Ok(Err(kube::Error::Api(status))) => Outcome::Failed(status.message),
             Ok(Err(error)) => Outcome::Failed(error.to_string()),
             Err(_) => Outcome::Failed(format!("the API server did not answer within {} s", PATIENCE.as_secs())),
@@ -87,4 +88,10 @@ impl Writer {
         });
         outcome
     }
+}
+
+/// Whether a pod of that name is there, but not the one that was meant.
+fn is_another(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.is_conflict() || causes.into_iter().any(|cause| cause.field == "metadata.uid")
 }
