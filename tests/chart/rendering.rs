@@ -125,7 +125,7 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
             r#"{"apiGroups":[""],"resources":["limitranges"],"verbs":["list","watch"]}"#,
             r#"{"apiGroups":["dot-sidecar.io"],"resources":["proxyprofiles"],"verbs":["list","watch"]}"#,
             r#"{"apiGroups":["dot-sidecar.io"],"resources":["proxyprofiles/status"],"verbs":["patch"]}"#,
-            r#"{"apiGroups":[""],"resources":["pods"],"verbs":["list","watch"]}"#,
+            r#"{"apiGroups":[""],"resources":["pods"],"verbs":["get","list","watch","patch"]}"#,
             r#"{"apiGroups":["dot-sidecar.io"],"resourceNames":["default"],"resources":["proxyprofiles"],"verbs":["create","patch"]}"#,
             r#"{"apiGroups":["apps"],"resources":["replicasets"],"verbs":["get"]}"#,
             r#"{"apiGroups":["batch"],"resources":["jobs"],"verbs":["get"]}"#,
@@ -375,8 +375,11 @@ fn policies_are_installed_where_the_api_server_knows_them_and_refuse_only_what_f
             })
             .collect()
     };
-    let refusing = ["asked", "ephemeral", "excluded", "injector", "namespace", "records"]
-        .map(|name| format!(r#"dot-sidecar-{name} ["Deny"]"#));
+    let refusing = ["asked", "ephemeral", "excluded", "injector", "namespace", "profile", "records"].map(|name| {
+        // Who deletes a profile in use is warned, and that is all.
+        let action = if name == "profile" { "Warn" } else { "Deny" };
+        format!(r#"dot-sidecar-{name} ["{action}"]"#)
+    });
     assert_eq!(bindings(&[]), refusing);
     assert_eq!(bindings(&["--kube-version", "1.29.4"]), [""; 0]);
     assert_eq!(bindings(&["--set", "guards.enabled=false"]), [""; 0]);
