@@ -369,6 +369,43 @@ fn what_comes_back_soon_after_its_eviction_stays_from_then_on() {
 }
 
 #[test]
+fn what_is_let_go_by_its_name_is_not_found_in_any_way_and_is_freed_by_what_comes_after() {
+    let (cache, now) = (Driven::new(1 << 20), Instant::now());
+    for name in ["a.corp.example", "b.example"] {
+        cache.put(name, &address(name, 300), now);
+    }
+    cache.put("gone.corp.example", &nxdomain("gone.corp.example", 300), now);
+    cache.put("failing.corp.example", &servfail("failing.corp.example"), now);
+    let ours = from_text("corp.example");
+    cache.0.retain(|name| name.labels_above(&ours).is_none(), now);
+    for name in ["a.corp.example", "gone.corp.example", "failing.corp.example"] {
+        assert!(matches!(cache.get(name, now), Found::Missing), "{name}");
+    }
+    assert!(cache.below("x.gone.corp.example", A, ASKED, now).is_none());
+    fresh(cache.get("b.example", now));
+    for index in 0..8 {
+        cache.put(&format!("n{index}.example"), &address(&format!("n{index}.example"), 300), now);
+    }
+    assert_eq!(cache.entries(), 9);
+}
+
+#[test]
+fn a_smaller_budget_holds_at_once_and_other_rules_do_too() {
+    let (cache, now) = (Driven::new(1 << 20), Instant::now());
+    for index in 0..1_000 {
+        let name = format!("n{index}.example");
+        cache.put(&name, &address(&name, 300), now);
+    }
+    assert!(cache.allocated() > 64 << 10);
+    let settings = Settings { budget: 64 << 10, stale_for: Duration::ZERO, prefetch: false };
+    cache.0.configure(settings, now);
+    assert!(cache.allocated() <= 64 << 10, "{}", cache.allocated());
+    cache.put("a.example", &address("a.example", 300), now);
+    assert!(is_fresh(&cache.get("a.example", now)));
+    assert!(matches!(cache.get("a.example", now + seconds(301)), Found::Missing));
+}
+
+#[test]
 fn what_is_of_no_use_any_more_is_freed_by_what_comes_after() {
     let cache = Driven::with(Settings { budget: 8 << 20, stale_for: Duration::ZERO, prefetch: true });
     let start = Instant::now();

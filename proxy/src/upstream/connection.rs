@@ -208,6 +208,7 @@ impl Connection {
         state.finishing = true;
         let waker = state.driver.take();
         drop(state);
+        self.shared.room.notify_waiters();
         if let Some(waker) = waker {
             waker.wake();
         }

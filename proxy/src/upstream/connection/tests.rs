@@ -248,3 +248,30 @@ async fn an_idle_connection_wakes_nobody() {
     assert!(connection.is_closed());
     assert!(connection.shared.lock().stream.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_finishes_takes_no_query_and_ends_when_the_last_answer_has_come() {
+    let (connection, mut server, _) = open();
+    let asking = [ask(&connection, "a.example"), ask(&connection, "b.example")];
+    let queries = [read_query(&mut server).await, read_query(&mut server).await];
+    connection.finish();
+    assert!(connection.is_closed());
+    assert_eq!(put_in(&connection, "c.example", &Arc::default()), Err(NotTaken::Closed));
+    for query in &queries {
+        send(&mut server, &response_to(query)).await;
+    }
+    for asked in asking {
+        assert!(asked.await.unwrap().is_ok());
+    }
+    assert!(server.read_u8().await.is_err(), "nothing more is sent, and the end comes");
+    // Where nothing is in flight it ends at once, and where the server never answers when nobody waits any more.
+    for in_flight in [0, 1] {
+        let (connection, mut server, _) = open();
+        let asking: Vec<_> = (0..in_flight).map(|_| ask(&connection, "a.example")).collect();
+        tokio::task::yield_now().await;
+        connection.finish();
+        let mut rest = Vec::new();
+        server.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest.is_empty(), asking.is_empty());
+    }
+}

@@ -150,3 +150,36 @@ async fn a_silent_group_ends_at_the_deadline_with_the_cause() {
     assert_eq!(outcome, Err(Cause::QueryTimedOut));
     assert!(took > Duration::from_secs(4) - 10 * MILLI && took <= Duration::from_secs(4), "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_retired_is_asked_by_no_rescue_not_even_again() {
+    let (first, second) = (Scripted::new(Mood::Silent, 300), Scripted::answering(MILLI));
+    let group = group(Strategy::Ordered, &[&first, &second]);
+    group.servers()[0].retire();
+    assert_eq!(ask(&group, "a.example").await.0, Ok(()));
+    second.turns(Mood::Silent);
+    // One is under way at the second server, and its fresh connection is planned, when that one is retired too.
+    let retired = async {
+        tokio::time::sleep(100 * MILLI).await;
+        group.servers()[1].retire();
+    };
+    let ((outcome, took), ()) = tokio::join!(ask(&group, "b.example"), retired);
+    assert!(outcome.is_err() && took <= 110 * MILLI, "{took:?}");
+    assert_eq!((first.connections(), first.asked().len(), second.connections()), (0, 0, 1));
+    let (outcome, took) = ask(&group, "c.example").await;
+    assert!(outcome.is_err() && took < MILLI, "{took:?}");
+    assert_eq!(second.asked(), ["a.example.", "b.example."]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_lost_a_server_is_of_another_lineage_and_one_that_gained_one_is_not() {
+    let (first, second) = (Scripted::answering(MILLI), Scripted::answering(MILLI));
+    let both = Arc::new(group(Strategy::Ordered, &[&first, &second]));
+    let servers = both.servers().to_vec();
+    let one = Arc::new(both.succeeded_by(vec![Arc::clone(&servers[1])], Strategy::Ordered, BOUNDS));
+    assert_ne!(one.lineage(), both.lineage());
+    let again = one.succeeded_by(servers.clone(), Strategy::Fastest, BOUNDS);
+    assert_eq!(again.lineage(), one.lineage());
+    assert!(both.is_the_same_with(&servers, Strategy::Ordered, BOUNDS));
+    assert!(Arc::ptr_eq(&both, &both.without_others_than(servers)));
+}

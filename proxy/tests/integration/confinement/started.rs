@@ -1,11 +1,11 @@
 //! The program, started as in a pod: no user's rights, no capability, nothing to write to.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The user of the injected container.
@@ -16,7 +16,7 @@ pub struct Started {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     child: Child,
-    log: BufReader<ChildStdout>,
+    log: BufReader<Box<dyn Read + Send>>,
 }
 
 /// A directory of one test, readable by everybody, gone with this value.
@@ -93,7 +93,7 @@ pub fn command(directory: &Directory, config: &Path) -> Command {
 impl Started {
     pub fn by(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(child.stdout.take().unwrap());
+        let mut log = BufReader::new(Box::new(child.stdout.take().unwrap()) as Box<dyn Read + Send>);
         let mut first = String::new();
         log.read_line(&mut first).unwrap();
         let address = |name| crate::program::field(&first, name).parse().unwrap();
@@ -109,6 +109,12 @@ impl Started {
         let mut line = String::new();
         self.log.read_line(&mut line).unwrap();
         line
+    }
+
+    /// Has its log read from now on, so that it never waits for that.
+    pub fn leave_the_log(&mut self) {
+        let mut log = std::mem::replace(&mut self.log, BufReader::new(Box::new(std::io::empty())));
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
     }
 
     /// Values of a field in the status of each of its threads.

