@@ -182,6 +182,9 @@ async fn queries_under_way_are_answered_by_the_server_that_has_them_or_by_the_on
     let never = never.finished().await;
     never.assert_all_right();
     never.assert_none_later_than(Duration::from_secs(2));
+    // What the old server still answered was for those who had asked before: it is not kept.
+    resolves(&proxy, "late0.example.com.").await;
+    assert!(asked(&new).contains(&"late0.example.com.".to_owned()));
 }
 
 #[tokio::test]
