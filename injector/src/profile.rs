@@ -35,8 +35,8 @@ pub use watched::{Profiles, WatchedProfiles, keep_default};
 /// The name of the profile that applies where none is named.
 pub const DEFAULT: &str = "default";
 
-/// What the sidecar of a pod is like, which names it asks of whom, and who may have it otherwise. Changes concern pods that are
-/// created from then on.
+/// What the sidecar of a pod is like, which names it asks of whom, and who may have it otherwise. Changes reach
+/// the pods that run, without a restart; image and resources are those of pods that are created from then on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, CustomResource)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 #[kube(

@@ -19,6 +19,8 @@ impl<'a> Profile<'a> {
     fn create(namespace: &Namespace, authority: &'a str, servers: &[String]) -> Self {
         let profile = Self { name: namespace.name().to_owned(), authority };
         profile.asks(servers);
+        // Until the injector knows it, a pod that names it is refused.
+        profile.until("Complete");
         profile
     }
 

@@ -190,7 +190,11 @@ impl Report {
         };
         let in_force = labels("dot_proxy_config_info").and_then(|labels| label(labels, "hash"));
         let rejected = labels("dot_proxy_config_rejected").and_then(|labels| {
-            let reason = label(labels, "reason").unwrap_or_else(|| "rejected".to_owned());
+            let reason = match label(labels, "reason").as_deref() {
+                Some("restart") => "it needs another program, and so a new pod".to_owned(),
+                Some(reason) => reason.to_owned(),
+                None => "rejected".to_owned(),
+            };
             Some((label(labels, "hash")?, reason))
         });
         Self { in_force, rejected }
