@@ -24,6 +24,7 @@ pub mod confine;
 pub mod datagrams;
 pub mod drops;
 pub mod events;
+mod kernel;
 pub mod listener;
 pub mod logging;
 pub mod lookup;

@@ -1,6 +1,5 @@
 //! Where queries come in: sockets, and how many may come at once.
 
-mod kernel;
 pub mod tcp;
 pub mod udp;
 

@@ -56,13 +56,21 @@ impl Panics {
         outcome
     }
 
-    /// Sees a task's work to its end; `None` where it panicked.
-    pub async fn contain_task<T>(&self, place: &'static str, work: impl Future<Output = T>) -> Option<T> {
-        let outcome = caught(work).await;
-        if outcome.is_none() {
-            self.note(place);
+    /// Sees a task's work to its end; `None` where it panicked. It is put aside at once: a future that is passed on has its
+    /// octets in each that passes it, and again where it is seen to.
+    pub fn contain_task<T>(
+        &self,
+        place: &'static str,
+        work: impl Future<Output = T>,
+    ) -> impl Future<Output = Option<T>> {
+        let work = Box::pin(work);
+        async move {
+            let outcome = caught(work).await;
+            if outcome.is_none() {
+                self.note(place);
+            }
+            outcome
         }
-        outcome
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dot_proxy_config::Config;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::options::Options;
 use super::{Failure, runtime};
@@ -15,7 +15,7 @@ use crate::config::{Resolved, event_settings};
 use crate::confine::Confinement;
 use crate::events::{Event, Events};
 use crate::logging::{self, Destination};
-use crate::{memory, panics};
+use crate::{kernel, memory, panics};
 
 /// The start is over by then: an upstream that is not far has been connected to.
 const STARTED: Duration = Duration::from_millis(250);
@@ -32,6 +32,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         resolved.confined = Confinement::for_config(&written, options.config_file(), program).apply();
     }
     let confined = resolved.confined.clone();
+    if let Err(error) = kernel::run_soon(kernel::SLICE) {
+        debug!(%error, "the proxy waits for the processor like any other program");
+    }
     runtime(written.threads.0)?.block_on(async {
         let work = |error: &dyn std::fmt::Display| Failure::Work(error.to_string());
         let signals = Signals::listen().map_err(|error| work(&error))?;

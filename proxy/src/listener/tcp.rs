@@ -23,13 +23,17 @@ use tracing::{debug, warn};
 use self::client::{Client, Scratch};
 use self::closed::{Closed, reset};
 use self::connections::{Connections, Full};
-use super::{ClosedLabel, Metrics, kernel};
+use super::{ClosedLabel, Metrics};
 use crate::clients::Clients;
 use crate::clients::table::Offence;
 use crate::drops::Dropped;
 use crate::events::{Event, Transport};
+use crate::kernel;
 use crate::replies::{StreamOutbox, Streams};
 use crate::resolve::{Protocol, Resolver, Sender, Trust};
+
+/// Connections accepted in a row when there are as many as are allowed: fewer than may be open beyond those.
+const IN_A_ROW: u32 = 16;
 
 thread_local! {
     /// Buffers belong to the thread, not to the client: one that is idle has none.
@@ -115,6 +119,7 @@ impl Service {
         });
         // Each connection's task holds a sender: the end of all is the end of the last.
         let (alive, mut ended) = mpsc::channel::<()>(1);
+        let mut in_a_row = 0;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -129,9 +134,11 @@ impl Service {
                             drop(alive);
                         });
                     }
-                    // Many may come at once: those that were told to go, to make room, go before the next is looked at,
-                    // and who has a query on the way is heard before it is taken for one that never asks.
-                    if shared.connections.is_full() {
+                    // Many may come at once: those that were told to go, to make room, go before more are looked at, and
+                    // who has a query on the way is heard before it is taken for one that never asks.
+                    in_a_row += 1;
+                    if in_a_row >= IN_A_ROW && shared.connections.is_full() {
+                        in_a_row = 0;
                         yield_now().await;
                     }
                 }

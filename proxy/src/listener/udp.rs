@@ -13,11 +13,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{Metrics, kernel};
+use super::Metrics;
 use crate::clients::table::Offence;
 use crate::clients::{Admission, Clients};
 use crate::datagrams::{BATCH, Batch, Datagram, DatagramSocket, Inbox};
 use crate::events::{Event, Transport};
+use crate::kernel;
 use crate::replies::Recipient;
 use crate::resolve::{Asking, Protocol, Resolver, Sender, Step, Trust};
 use crate::wire::HEADER;
@@ -65,8 +66,7 @@ impl Readers {
             let ended = NotifyAtEnd(Arc::clone(&readers.ended));
             let read = move || {
                 let _ended = ended;
-                // Connections have a thread of their own, which is busy when there are many. Without the wish it still works.
-                if let Err(error) = kernel::run_soon() {
+                if let Err(error) = kernel::run_soon(kernel::SLICE_OF_READERS) {
                     debug!(%error, "a reader of datagrams runs like any other thread");
                 }
                 Reader::new(socket, clients, resolver, metrics).run();

@@ -2,15 +2,15 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::authority::{Authority, LAST_YEAR};
-use crate::server::udp_and_tcp;
 use crate::wait::until;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 /// Where Debian's package `rsyslog` puts it; `rsyslog-gnutls` brings TLS.
 const PROGRAM: &str = "/usr/sbin/rsyslogd";
@@ -31,6 +31,8 @@ pub enum Over {
 pub struct Rsyslog {
     over: Over,
     address: SocketAddr,
+    /// Bound to that address, so that no other program gets it while the collector does not run.
+    _place: Socket,
     child: Option<Child>,
     directory: PathBuf,
 }
@@ -50,9 +52,12 @@ impl Rsyslog {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("dot-proxy-rsyslog-{}-{count}", std::process::id()));
         fs::create_dir(&directory).unwrap();
-        let address = udp_and_tcp().await.1.local_addr().unwrap();
+        let place = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        place.set_reuse_address(true).unwrap(); // as rsyslog does, which then may have the same
+        place.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let address = place.local_addr().unwrap().as_socket().unwrap();
         let (certificate, key) = authority.certificate(NAME, LAST_YEAR);
-        let rsyslog = Self { over, address, child: None, directory };
+        let rsyslog = Self { over, address, _place: place, child: None, directory };
         for (file, text) in [
             ("rsyslog.conf", rsyslog.configuration()),
             ("ca.pem", authority.pem()),

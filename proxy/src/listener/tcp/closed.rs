@@ -88,7 +88,8 @@ impl Closed {
             let _ = stream.shutdown().await; // then it is gone already
             return;
         }
-        if self != Self::NeverRead && self != Self::Octets {
+        // Whoever does not read is not waited for, and who never asked was never written to.
+        if !matches!(self, Self::NeverRead | Self::Octets | Self::Displaced | Self::Unused) {
             delivered(&stream).await;
         }
         reset(&stream);

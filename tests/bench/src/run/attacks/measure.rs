@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::memory_limit::MemoryLimit;
 use super::{Scale, network};
 use crate::attack::{self, Kind};
-use crate::failure::Outcome;
+use crate::failure::{During, Outcome};
 use crate::neighbour;
 use crate::run::contender::Contender;
 use crate::run::site::{self, Site, Start, Upstream};
+use crate::system;
 
 /// How long a server may take until nothing is left of an attack.
 const RECOVERY: Duration = Duration::from_secs(10);
@@ -67,6 +68,8 @@ impl Server {
         scale: &Scale,
     ) -> Outcome<Self> {
         let upstream = site.upstream()?;
+        // It stands for another machine, which no attacker takes the processor from.
+        system::limits::prompt(upstream.process.id()).during("giving the upstream a short slice")?;
         let wrapper = limit.map(MemoryLimit::wrapper);
         let wrapper: Vec<&str> = wrapper.iter().flatten().map(String::as_str).collect();
         let start = Start { host, cache: scale.cache, ..Start::with(upstream.port) };
