@@ -118,6 +118,8 @@ pub async fn run(
         profiles: profiles.clone(),
         rollout: config.settings.rollout.clone(),
         metrics: metrics.clone(),
+        self_check: config.settings.self_check.clone(),
+        deployment: (config.namespace.clone(), config.deployment.clone()),
     };
     background.spawn(operator.run(leading.clone()));
     let (namespaces, linger, bounds) = (Api::all(client), config.linger, config.limits);

@@ -30,6 +30,8 @@ pub struct Metrics {
     pods: Family<Standing, Gauge>,
     configuration_writes: Family<Delivery, Counter>,
     rollouts: Family<Delivery, Counter>,
+    self_checks: Family<SelfCheck, Counter>,
+    self_check_time: Family<SelfCheck, Gauge<f64, AtomicU64>>,
 }
 
 /// How an admission ended. Both labels come from fixed lists.
@@ -49,6 +51,12 @@ struct Certificate {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Written {
     object: &'static str,
+}
+
+/// `reached`, `not-called`, `unreachable` or `inconclusive`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SelfCheck {
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -122,6 +130,19 @@ impl Default for Metrics {
         );
         let rollouts = Family::default();
         registry.register("rollouts", "What became of bringing profiles to their pods, by outcome", rollouts.clone());
+        let self_checks = Family::default();
+        registry.register(
+            "self_checks",
+            "Checks by this replica, as the leader, whether the API server calls the webhook, by result",
+            self_checks.clone(),
+        );
+        let self_check_time = Family::default();
+        registry.register_with_unit(
+            "self_check_timestamp",
+            "When such a check last had this result, since 1970",
+            Unit::Seconds,
+            self_check_time.clone(),
+        );
         registry.register("build", "Version of the injector", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             registry: Arc::new(registry),
@@ -136,6 +157,8 @@ impl Default for Metrics {
             pods,
             configuration_writes,
             rollouts,
+            self_checks,
+            self_check_time,
         }
     }
 }
@@ -207,6 +230,13 @@ impl Metrics {
         self.rollouts.get_or_create(&Delivery { outcome }).inc();
     }
 
+    /// Whether the API server calls the webhook was checked, with this result.
+    pub fn self_checked(&self, result: &'static str) {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.self_checks.get_or_create(&SelfCheck { result }).inc();
+        self.self_check_time.get_or_create(&SelfCheck { result }).set(since_epoch.as_secs_f64());
+    }
+
     /// All metrics in the OpenMetrics text format.
     pub fn encoded(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
@@ -232,6 +262,7 @@ mod tests {
         metrics.pods([("default", PodCounts { total: 5, updated: 3, ..PodCounts::default() })].into_iter());
         metrics.configuration_write("written");
         metrics.rollout("complete");
+        metrics.self_checked("reached");
         let text = metrics.encoded().unwrap();
         for line in [
             r#"dot_injector_admissions_total{outcome="denied",reason="host-network"} 1"#,
@@ -245,6 +276,8 @@ mod tests {
             r#"dot_injector_pods{profile="default",state="outdated"} 2"#,
             r#"dot_injector_configuration_writes_total{outcome="written"} 1"#,
             r#"dot_injector_rollouts_total{outcome="complete"} 1"#,
+            r#"dot_injector_self_checks_total{result="reached"} 1"#,
+            r#"dot_injector_self_check_timestamp_seconds{result="reached"} "#,
         ] {
             assert!(text.contains(line), "{line} is not in:\n{text}");
         }

@@ -1,14 +1,16 @@
 //! What one replica does for all of them: a file a reconciler. Admissions are answered by every replica, leader or not.
 //!
 //! ```text
-//! Lease ──► lease: leading? ──► pods (their metadata) ──► fleet ──┬──► rollout ──► the pods' annotation
-//!                                                               └──► status ──► the profiles' status
+//! Lease ──► lease: leading? ─┬─► pods (their metadata) ──► fleet ──┬──► rollout ──► the pods' annotation
+//!                            │                                     └──► status ──► the profiles' status
+//!                            └─► self_check: a pod, as a dry run ──► log, metrics, Event on the Deployment
 //! ```
 
 mod fleet;
 mod lease;
 mod pods;
 mod rollout;
+mod self_check;
 mod status;
 
 use std::sync::Arc;
@@ -20,8 +22,10 @@ use crate::cluster::ClusterDns;
 use crate::metrics::Metrics;
 use crate::profile::WatchedProfiles;
 use crate::settings;
+use self_check::SelfCheck;
 
 pub use lease::Candidate;
+pub use self_check::SelfCheckSettings;
 
 /// The leader's work.
 pub struct Operator {
@@ -35,6 +39,10 @@ pub struct Operator {
     pub rollout: settings::Rollout,
     /// Where is counted.
     pub metrics: Metrics,
+    /// Whether and where is checked that the API server calls the webhook.
+    pub self_check: SelfCheckSettings,
+    /// The injector's Deployment: its namespace and its name.
+    pub deployment: (String, String),
 }
 
 impl Operator {
@@ -59,6 +67,13 @@ impl Operator {
         let facts = (self.cluster.clone(), known.clone());
         let status = status::StatusKeeper::new(self.client.clone(), facts.clone(), shared.clone(), metrics.clone());
         let rollouts = rollout::Rollouts::new(&self.client, facts, shared, self.rollout.clone(), metrics.clone());
-        tokio::join!(pods.follow(self.client.clone()), status.run(), rollouts.run());
+        let (namespace, deployment) = &self.deployment;
+        let check = SelfCheck::new(&self.client, &self.self_check, (namespace, deployment), self.metrics.clone());
+        let checking = async {
+            if let Some(check) = check {
+                check.run().await;
+            }
+        };
+        tokio::join!(pods.follow(self.client.clone()), status.run(), rollouts.run(), checking);
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certs::CertificateSettings;
 use crate::cluster::ClusterSettings;
+use crate::operator::SelfCheckSettings;
 use crate::profile::{Profile, ProfileError};
 
 /// The injector's configuration file, as written.
@@ -21,6 +22,8 @@ pub struct Settings {
     pub certificates: CertificateSettings,
     /// How a changed profile is brought to the pods that run.
     pub rollout: Rollout,
+    /// Whether is checked on and on that the API server calls the webhook.
+    pub self_check: SelfCheckSettings,
     /// The ProxyProfile `default` as the injector is to keep it; `null` leaves it to the administrator.
     pub profile: Option<Profile>,
     /// Namespaces of which the API server shows no pod to the injector.
@@ -76,9 +79,10 @@ impl Default for Settings {
             sidecar: Sidecar::default(),
             cluster: ClusterSettings::default(),
             rollout: Rollout::default(),
+            certificates: CertificateSettings::default(),
+            self_check: SelfCheckSettings::default(),
             profile: Some(Profile::default()),
             excluded_namespaces: BTreeSet::from(["kube-system".to_owned()]),
-            certificates: CertificateSettings::default(),
         }
     }
 }
@@ -155,6 +159,9 @@ impl Settings {
         if self.rollout.most_rejected_percent > 100 {
             return at("rollout.mostRejectedPercent", "is out of range: write a number from 0 to 100");
         }
+        if let Err((field, sentence)) = self.self_check.check() {
+            return at(&format!("selfCheck.{field}"), &sentence);
+        }
         let checked = self.profile.as_ref().map_or(Ok(()), Profile::check);
         checked.map_err(|error: ProfileError| SettingsError(format!("profile.{error}")))
     }
@@ -220,6 +227,7 @@ profile:
             ("certificates: {leafSeconds: 0}", "certificates.leafSeconds: ", "from 15"),
             ("certificates: {authoritySeconds: 2592000}", "certificates.authoritySeconds: ", "three times"),
             ("certificates: {graceSeconds: 86400}", "certificates.graceSeconds: ", "3600"),
+            ("selfCheck: {seconds: 1}", "selfCheck.seconds: ", "from 5"),
             ("profile: {upstream: {servers: []}}", "profile.upstream.servers: ", "name a server"),
             ("profile: {upstream: {servers: [\"udp://10.0.0.1\"]}}", "profile.upstream.servers[0]: ", "tls://"),
             ("profile: {upstream: {caFile: /x}}", "profile.upstream.caFile: ", "`ca`"),

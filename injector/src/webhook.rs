@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::annotations;
 use crate::cluster::ClusterDns;
@@ -237,6 +237,8 @@ impl Webhook {
         let pod = if request.name.is_empty() { generated().unwrap_or_default() } else { &request.name };
         let (namespace, dry_run) = (&request.namespace, request.dry_run.unwrap_or(false));
         match decision {
+            // The self-check's come every minute.
+            Decision::Inject(_) if dry_run => debug!(namespace, pod, dry_run, "injected"),
             Decision::Inject(_) => info!(namespace, pod, dry_run, "injected"),
             Decision::Skip(skip @ Skip::CannotBeServed(refusal)) => {
                 let sentence = skip.to_string();

@@ -115,7 +115,10 @@ fn schema_leaves(root: &Value, schema: &Value, path: &str, found: &mut BTreeSet<
 #[test]
 fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
     let documents = render(&[]).unwrap();
-    let rules = |kind| only(&documents, kind)["rules"].clone();
+    let rules = |kind| {
+        let is_meant = |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == "dot-injector";
+        documents.iter().find(is_meant).unwrap()["rules"].clone()
+    };
     let written = |rules: &[&str]| -> Value { rules.iter().map(|rule| yaml(rule)).collect() };
     assert_eq!(
         rules("ClusterRole"),
@@ -252,7 +255,8 @@ fn with_cert_manager_the_injector_reads_the_secret_that_cert_manager_writes() {
     assert_eq!(leaf["dnsNames"], json!(["dot-injector.release-space.svc"]));
     assert_eq!((&leaf["duration"], &leaf["renewBefore"]), (&json!("2592000s"), &json!("864000s")));
     assert_eq!(leaf["issuerRef"], json!({"name": "dot-injector", "kind": "Issuer", "group": "cert-manager.io"}));
-    let rules = only(&documents, "Role")["rules"].as_array().unwrap();
+    let is_meant = |document: &&Value| document["kind"] == "Role" && document["metadata"]["name"] == "dot-injector";
+    let rules = documents.iter().find(is_meant).unwrap()["rules"].as_array().unwrap();
     let of_secrets: Vec<_> = rules.iter().filter(|rule| rule["resources"] == json!(["secrets"])).collect();
     assert_eq!(of_secrets.len(), 1, "{of_secrets:?}");
     assert_eq!(of_secrets[0]["verbs"], json!(["get", "list", "watch"]));
@@ -275,6 +279,41 @@ fn with_cert_manager_the_injector_reads_the_secret_that_cert_manager_writes() {
     assert!(render(&nameless).unwrap_err().contains("name"));
     let short = ["--set", "certificates.certManager.enabled=true,certificates.leafSeconds=60"];
     assert!(render(&short).unwrap_err().contains("certificates.leafSeconds"));
+}
+
+#[test]
+fn the_self_check_has_a_namespace_in_which_the_injector_may_do_dry_runs_alone() {
+    let documents = render(&[]).unwrap();
+    let named = |kind: &str, name: &str| -> Value {
+        let is_meant = |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == name;
+        documents.iter().find(is_meant).unwrap_or_else(|| panic!("no {kind} {name}")).clone()
+    };
+    assert_eq!(injector_config(&[])["selfCheck"], json!({"namespace": "dot-sidecar-self-check", "seconds": 60}));
+    let namespace = named("Namespace", "dot-sidecar-self-check");
+    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
+    let policy = named("ValidatingAdmissionPolicy", "dot-sidecar-self-check");
+    assert_eq!(
+        policy["spec"]["matchConditions"][0]["expression"],
+        "request.userInfo.username == 'system:serviceaccount:release-space:dot-injector'"
+    );
+    assert_eq!(
+        named("ValidatingAdmissionPolicyBinding", "dot-sidecar-self-check")["spec"]["validationActions"],
+        json!(["Deny"])
+    );
+    let role = named("Role", "dot-injector-self-check");
+    assert_eq!(role["rules"], json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]));
+    for without in [["--set", "selfCheck.enabled=false"], ["--kube-version", "1.29.0"]] {
+        assert_eq!(injector_config(&without)["selfCheck"]["namespace"], "");
+        assert!(
+            render(&without).unwrap().iter().all(|document| document["metadata"]["name"] != "dot-sidecar-self-check")
+        );
+    }
+}
+
+#[test]
+fn where_the_control_plane_does_not_reach_pods_the_injector_can_use_its_nodes_network() {
+    let pod = rendered("Deployment", &["--set", "injector.hostNetwork=true"])["spec"]["template"]["spec"].clone();
+    assert_eq!((&pod["hostNetwork"], &pod["dnsPolicy"]), (&json!(true), &json!("ClusterFirstWithHostNet")));
 }
 
 #[test]
@@ -410,12 +449,13 @@ fn every_resource_carries_the_common_labels_and_is_told_its_namespace() {
         assert_eq!(metadata["labels"]["team"], "dns", "{document}");
         let kind = document["kind"].as_str().unwrap();
         let cluster_wide = kind.starts_with("Cluster")
-            || kind.starts_with("ValidatingAdmissionPolicy")
-            || ["CustomResourceDefinition", "MutatingWebhookConfiguration"].contains(&kind);
-        assert_eq!(
-            metadata["namespace"],
-            if cluster_wide { Value::Null } else { json!("release-space") },
-            "{document}"
-        );
+            || ["CustomResourceDefinition", "MutatingWebhookConfiguration", "Namespace"].contains(&kind)
+            || kind.starts_with("ValidatingAdmissionPolicy");
+        let namespace = match metadata["name"].as_str().unwrap() {
+            _ if cluster_wide => Value::Null,
+            "dot-injector-self-check" => json!("dot-sidecar-self-check"),
+            _ => json!("release-space"),
+        };
+        assert_eq!(metadata["namespace"], namespace, "{document}");
     }
 }

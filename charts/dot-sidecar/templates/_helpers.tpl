@@ -54,6 +54,9 @@ certificates:
   leafSeconds: {{ int64 .Values.certificates.leafSeconds }}
   authoritySeconds: {{ int64 .Values.certificates.authoritySeconds }}
   graceSeconds: {{ int64 .Values.certificates.graceSeconds }}
+selfCheck:
+  namespace: {{ include "dot-sidecar.selfCheckNamespace" . | quote }}
+  seconds: {{ int64 .Values.selfCheck.seconds }}
 profile: {{- if .Values.profile.managed }}{{ toYaml $profile | nindent 2 }}{{ else }} null{{ end }}
 {{- end }}
 
@@ -65,4 +68,11 @@ privateKey:
   algorithm: ECDSA
   size: 256
   rotationPolicy: Always
+{{- end }}
+
+{{/* Where pods are created as dry runs; empty where there is no self-check: ValidatingAdmissionPolicies came with 1.30. */}}
+{{- define "dot-sidecar.selfCheckNamespace" -}}
+{{- if and .Values.selfCheck.enabled (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) }}
+{{- printf "%s-self-check" .Release.Name }}
+{{- end }}
 {{- end }}

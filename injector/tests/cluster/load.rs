@@ -1,0 +1,111 @@
+//! Pods that are created all the while: some ask for the sidecar, the others must never notice that there is one.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::eventually;
+use crate::installation::{Installation, PODS};
+
+/// So many create at once.
+const STREAMS: usize = 4;
+/// The pause after each pod.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What became of the pods so far.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    /// Created with the sidecar, as they asked.
+    pub(crate) injected: usize,
+    /// Created as they were, as they did not ask.
+    pub(crate) plain: usize,
+    /// Pods that asked and were refused because the webhook failed, and when.
+    pub(crate) lost: Vec<(Instant, String)>,
+    /// What must never be: one that asked and has no sidecar, or one that did not ask and was changed or refused because of us.
+    pub(crate) wrong: Vec<String>,
+    /// What the API server said to pods for reasons of its own.
+    pub(crate) others: Vec<String>,
+}
+
+/// Pods being created; stops when it is dropped.
+pub(crate) struct Load {
+    record: Arc<Mutex<Record>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Load {
+    pub(crate) fn start(installation: &Installation) -> Self {
+        let record = Arc::<Mutex<Record>>::default();
+        let mut tasks = JoinSet::new();
+        for stream in 0..STREAMS {
+            // Every fourth does not ask.
+            tasks.spawn(create(installation.client.clone(), stream % 4 != 3, Arc::clone(&record)));
+        }
+        Self { record, _tasks: tasks }
+    }
+
+    /// Waits until so many more pods have got the sidecar, and says what happened so far.
+    pub(crate) async fn go_on_for(&self, pods: usize) {
+        let target = self.record.lock().unwrap().injected + pods;
+        let is_reached = async || self.record.lock().unwrap().injected >= target;
+        eventually(&format!("{pods} more pods have the sidecar"), Duration::from_secs(90), is_reached).await;
+    }
+
+    /// Asserts that nothing went wrong for ever, and gives how many pods were lost since it was asked last.
+    pub(crate) fn take_lost(&self, during: &str) -> Vec<(Instant, String)> {
+        let mut record = self.record.lock().unwrap();
+        assert!(record.wrong.is_empty(), "{during}: {:#?}", record.wrong);
+        let lost = std::mem::take(&mut record.lost);
+        println!(
+            "{during}: {} pods with the sidecar, {} without, {} lost, {} refused by the API server for reasons of its own",
+            record.injected,
+            record.plain,
+            lost.len(),
+            record.others.len(),
+        );
+        lost
+    }
+}
+
+async fn create(client: Client, asks: bool, record: Arc<Mutex<Record>>) {
+    let pods: Api<Pod> = Api::namespaced(client, PODS);
+    let annotations = if asks { json!({"dot-sidecar.io/inject": "true"}) } else { json!({"team": "shop"}) };
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"generateName": "pod-", "annotations": annotations},
+        "spec": {"containers": [{"name": "app", "image": "app"}]}
+    }))
+    .unwrap();
+    loop {
+        let answer = tokio::time::timeout(Duration::from_secs(40), pods.create(&PostParams::default(), &pod)).await;
+        note(&mut record.lock().unwrap(), asks, answer);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn note(record: &mut Record, asks: bool, answer: Result<kube::Result<Pod>, tokio::time::error::Elapsed>) {
+    match answer {
+        Ok(Ok(pod)) => {
+            let first = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()?.first());
+            let is_injected = first.is_some_and(|container| container.name == "dot-proxy");
+            match (asks, is_injected) {
+                (true, true) => record.injected += 1,
+                (false, false) if pod.annotations().len() == 1 => record.plain += 1,
+                _ => record.wrong.push(format!("asked: {asks}, got: {:?}", pod.metadata)),
+            }
+        }
+        Ok(Err(error)) => {
+            let message = error.to_string();
+            match (message.contains("dot-sidecar.io"), asks) {
+                (true, true) => record.lost.push((Instant::now(), message)),
+                (true, false) => record.wrong.push(message),
+                (false, _) => record.others.push(message),
+            }
+        }
+        Err(elapsed) => record.others.push(elapsed.to_string()),
+    }
+}
