@@ -23,8 +23,42 @@ pub fn patch(before: &Value, after: &Value) -> Patch {
     let mut before = before.clone();
     // A comparison by position would rewrite every init container after ours.
     let mut operations = move_sidecar(&mut before, after);
-    operations.extend(json_patch::diff(&before, after).0);
+    compare(&mut PointerBuf::new(), &before, after, &mut operations);
     Patch(operations)
+}
+
+/// Adds what makes `after` of `before` at this place. Most of a pod stays as it is, and is looked at once.
+fn compare(place: &mut PointerBuf, before: &Value, after: &Value, operations: &mut Vec<PatchOperation>) {
+    if before == after {
+        return;
+    }
+    let (Value::Object(old), Value::Object(new)) = (before, after) else {
+        for mut operation in json_patch::diff(before, after).0 {
+            let path = place.concat(operation.path());
+            match &mut operation {
+                PatchOperation::Add(add) => add.path = path,
+                PatchOperation::Remove(remove) => remove.path = path,
+                PatchOperation::Replace(replace) => replace.path = path,
+                // `diff` makes no others.
+                PatchOperation::Move(_) | PatchOperation::Copy(_) | PatchOperation::Test(_) => {}
+            }
+            operations.push(operation);
+        }
+        return;
+    };
+    for (name, value) in old {
+        place.push_back(name.as_str());
+        match new.get(name) {
+            Some(kept) => compare(place, value, kept, operations),
+            None => operations.push(PatchOperation::Remove(RemoveOperation { path: place.clone() })),
+        }
+        place.pop_back();
+    }
+    for (name, value) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
+        place.push_back(name.as_str());
+        operations.push(PatchOperation::Add(AddOperation { path: place.clone(), value: value.clone() }));
+        place.pop_back();
+    }
 }
 
 /// Removes our container from wherever it is, and puts it where `after` has it.
