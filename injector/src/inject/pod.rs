@@ -162,8 +162,12 @@ impl Pod {
 
     /// Reads a pod's JSON; what is `null` counts as left out. The error names the field.
     pub(super) fn read(pod: &Value) -> Result<Self, String> {
-        serde_path_to_error::deserialize(without_nulls(pod))
-            .map_err(|error| format!("{}: {}", error.path(), error.inner()))
+        let read = if has_null(pod) {
+            serde_path_to_error::deserialize(without_nulls(pod))
+        } else {
+            serde_path_to_error::deserialize(pod)
+        };
+        read.map_err(|error| format!("{}: {}", error.path(), error.inner()))
     }
 }
 
@@ -171,6 +175,15 @@ impl Spec {
     /// Every container of the pod, those that run before the others first.
     pub(super) fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.init_containers.iter().chain(&self.containers)
+    }
+}
+
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.values().any(has_null),
+        Value::Array(list) => list.iter().any(has_null),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 
