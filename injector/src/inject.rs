@@ -38,6 +38,7 @@ pub use sidecar::ADMIN_PORT;
 use dns::Resolution;
 use original::{Original, Status};
 use pod::Pod;
+use sidecar::Particulars;
 
 /// Where the pod's resolver looks: the proxy, on loopback.
 const LOOPBACK: &str = "127.0.0.1";
@@ -330,8 +331,10 @@ fn plan(
     let user = sidecar::user(&pod.spec, settings.sidecar.run_as_user)?;
     let image = image_of(&overrides, profile, settings);
     let original = Original::of(&stripped.pod);
+    let (platform, meshed) = (stripped.platform, sidecar::is_meshed(&pod.spec));
+    let particulars = Particulars { image, user, resources: &resources, platform, meshed };
     let plan = Plan {
-        container: sidecar::container(&settings.sidecar, image, user, &resources, stripped.platform),
+        container: sidecar::container(&settings.sidecar, particulars),
         volume: sidecar::volume(),
         dns_config: resolution.dns_config(),
         // The pod's own value is lower, or `obstacles` would have found it.

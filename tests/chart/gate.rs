@@ -35,8 +35,13 @@ pub(crate) struct Said {
 
 impl ControlPlane {
     pub(crate) fn start(name: &'static str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// With these admission plugins beside those that an API server has by itself.
+    pub(crate) fn start_with(name: &'static str, plugins: &[&str]) -> Self {
         let this = Self(name);
-        let said = this.cluster(&["up", "--control-plane"], "");
+        let said = this.cluster(&[&["up", "--control-plane"], plugins].concat(), "");
         assert!(said.stdout.contains("is up"), "{}{}", said.stdout, said.stderr);
         this
     }

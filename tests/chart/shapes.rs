@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use dot_injector::manifest::Manifest;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
@@ -62,7 +63,8 @@ fn each_shape_is_what_an_api_server_takes_before_and_after_injection() {
 
 #[test]
 fn an_api_server_takes_whatever_injection_makes_of_valid_pods() {
-    let control_plane = ControlPlane::start("valid-pods");
+    // This plugin writes into our container after the webhook, and refuses the pod where a second call takes it back.
+    let control_plane = ControlPlane::start_with("valid-pods", &["AlwaysPullImages"]);
     control_plane.namespace(NAMESPACE, &json!({}));
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let pods = pods_at_random(number("DOT_SHAPES_PODS", 300), number("DOT_SHAPES_SEED", 1));
@@ -70,22 +72,28 @@ fn an_api_server_takes_whatever_injection_makes_of_valid_pods() {
     assert_all(&pods, &stored, "before injection", &complaint);
 
     let surroundings = crate::shape::surroundings("profile: {ownNameservers: keep-for-searches}");
+    let inject = |pod: &Value| {
+        let mut manifest = Manifest::read(&pod.to_string(), NAMESPACE).unwrap();
+        let findings = manifest.inject(&surroundings);
+        (findings[0].verdict.decision.outcome(), documents(&manifest.write().unwrap()).remove(0))
+    };
     let mut after = Marked::new();
     for (mark, pod) in &stored {
-        let mut manifest = dot_injector::manifest::Manifest::read(&pod.to_string(), NAMESPACE).unwrap();
-        let findings = manifest.inject(&surroundings);
-        let outcome = documents(&manifest.write().unwrap()).remove(0);
-        if findings[0].verdict.decision.outcome() == "injected" {
-            let broken = broken(pod, &outcome);
+        let (outcome, injected) = inject(pod);
+        if outcome == "injected" {
+            let broken = broken(pod, &injected);
             assert!(broken.is_none(), "{}", broken.unwrap());
-            after.insert(mark.clone(), outcome);
+            after.insert(mark.clone(), injected);
         }
     }
     assert!(after.len() * 5 > pods.len(), "only {} of {} can be injected", after.len(), pods.len());
     let (stored_after, complaint) = created(&control_plane, &after);
     assert_all(&after, &stored_after, "after injection", &complaint);
     for (mark, stored) in &stored_after {
-        assert_eq!(known(stored), known(&after[mark]), "the API server adds to what injection made");
+        assert_eq!(known(stored), known(&inject(stored).1), "a second call changes what the API server has stored");
+        let expected = after.get_mut(mark).unwrap();
+        expected["spec"]["initContainers"][0]["imagePullPolicy"] = json!("Always");
+        assert_eq!(known(stored), known(expected), "the API server adds to what injection made");
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) const CONFIG_DIRECTORY: &str = "/etc/dot-proxy";
 /// Health and metrics of the proxy.
 pub const ADMIN_PORT: u16 = 9853;
 const CONFIG_FILE: &str = "/etc/dot-proxy/config.json";
+/// Asks the proxy on loopback.
+const PROBE: [&str; 4] = ["/dot-proxy", "probe", "--config", CONFIG_FILE];
 /// Where the API server's ServiceAccount admission, run again after the webhook, mounts the app's token into every
 /// container that has no mount there: ours has one, so it gets no token.
 const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -38,14 +40,43 @@ pub(super) fn user(spec: &Spec, wished: Option<i64>) -> Result<Option<i64>, Refu
     Ok(Some(uid))
 }
 
+/// The containers of service meshes' proxies. What comes to the pod from outside is redirected to them, the kubelet's requests too.
+const MESHES: [&str; 4] = ["istio-proxy", "linkerd-proxy", "kuma-sidecar", "consul-dataplane"];
+
+/// What differs from pod to pod.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Particulars<'a> {
+    /// The image.
+    pub(super) image: &'a str,
+    /// Who it runs as, where that is not left to the platform.
+    pub(super) user: Option<i64>,
+    /// What it requests and may use.
+    pub(super) resources: &'a Value,
+    /// What the platform has written into it since it was made.
+    pub(super) platform: Platform,
+    /// Whether a mesh's proxy is in the pod.
+    pub(super) meshed: bool,
+}
+
+/// Whether a mesh's proxy is in the pod.
+pub(super) fn is_meshed(spec: &Spec) -> bool {
+    spec.all_containers().any(|container| MESHES.contains(&container.name.as_str()))
+}
+
+/// Whether the event loop turns. Asked over HTTP, which costs the node next to nothing; in a mesh by a program in the container, since
+/// its proxy, where requests end up, is not there yet while the pod starts, and may take encrypted ones alone.
+fn liveness(meshed: bool) -> Value {
+    let (way, request, period) = if meshed {
+        ("exec", json!({"command": PROBE}), 30)
+    } else {
+        ("httpGet", json!({"path": "/livez", "port": ADMIN_PORT, "scheme": "HTTP"}), 10)
+    };
+    json!({way: request, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": 3, "successThreshold": 1})
+}
+
 /// The container. Where nobody else says who it runs as, it is who the platform has said.
-pub(super) fn container(
-    sidecar: &Sidecar,
-    image: &str,
-    user: Option<i64>,
-    resources: &Value,
-    platform: Platform,
-) -> Value {
+pub(super) fn container(sidecar: &Sidecar, particulars: Particulars<'_>) -> Value {
+    let Particulars { image, user, resources, platform, meshed } = particulars;
     let mut container = json!({
         "name": CONTAINER,
         "image": image,
@@ -61,19 +92,13 @@ pub(super) fn container(
         ],
         "startupProbe": {
             // Sockets bound and configuration read, never the upstream: a resolver's outage must not keep pods from starting.
-            "exec": {"command": ["/dot-proxy", "probe", "--config", CONFIG_FILE]},
+            "exec": {"command": PROBE},
             "periodSeconds": 1,
             "timeoutSeconds": 5,
             "failureThreshold": 60,
             "successThreshold": 1,
         },
-        "livenessProbe": {
-            "httpGet": {"path": "/livez", "port": ADMIN_PORT, "scheme": "HTTP"},
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 3,
-            "successThreshold": 1,
-        },
+        "livenessProbe": liveness(meshed),
         "securityContext": {
             "runAsNonRoot": true,
             "allowPrivilegeEscalation": false,

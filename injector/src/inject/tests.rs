@@ -379,6 +379,20 @@ fn a_user_that_a_user_namespace_does_not_map_is_refused() {
 }
 
 #[test]
+fn in_a_mesh_whose_proxy_gets_the_kubelets_requests_liveness_is_asked_within_the_pod() {
+    let probe = |spec: Value| injected(&asking(spec))["spec"]["initContainers"][0]["livenessProbe"].clone();
+    assert_eq!(probe(json!({}))["httpGet"]["path"], "/livez");
+    for mesh in ["istio-proxy", "linkerd-proxy"] {
+        let (container, app) = (json!({"name": mesh, "image": "mesh"}), json!({"name": "app", "image": "app"}));
+        for spec in [json!({"initContainers": [container]}), json!({"containers": [app, container]})] {
+            let probe = probe(spec);
+            assert_eq!(probe["exec"]["command"][0], "/dot-proxy");
+            assert_eq!(probe.get("httpGet"), None);
+        }
+    }
+}
+
+#[test]
 fn a_lower_port_start_of_the_pods_own_is_kept() {
     let sysctls = json!([{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]);
     let after = injected(&asking(json!({"securityContext": {"sysctls": sysctls}})));

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use dot_injector::inject::Decision;
 use dot_injector::manifest::Finding;
+use serde_json::Value;
 
 use crate::shape::{Shape, documents};
 
@@ -36,6 +37,31 @@ fn each_shape_becomes_what_stands_beside_it() {
             );
         }
     });
+}
+
+#[test]
+fn whichever_of_istios_injector_and_ours_comes_first_the_pod_becomes_the_same() {
+    let shapes = shapes();
+    let pod = |name: String| {
+        let shape = shapes.iter().find(|shape| shape.name == name).unwrap();
+        let mut pod = documents(&shape.inject_into(&shape.text).1).remove(0);
+        // Volumes have no order; those of the two injectors stand in the order in which they came.
+        pod["spec"]["volumes"].as_array_mut().unwrap().sort_by_key(|volume| volume["name"].to_string());
+        // Istio offers to ask our first liveness probe for the kubelet, which the second call has replaced.
+        for list in ["initContainers", "containers"] {
+            for container in pod["spec"][list].as_array_mut().unwrap() {
+                let environment = container.get_mut("env").and_then(Value::as_array_mut);
+                environment.into_iter().for_each(|all| all.retain(|it| it["name"] != "ISTIO_KUBE_APP_PROBERS"));
+            }
+        }
+        pod
+    };
+    for mode in ["native", "classic"] {
+        let (before, after) = (pod(format!("istio-{mode}-before-ours")), pod(format!("istio-{mode}-after-ours")));
+        assert_eq!(after["spec"], before["spec"], "{mode}");
+        assert_eq!(after["metadata"]["annotations"], before["metadata"]["annotations"], "{mode}");
+        assert_eq!(after["spec"]["initContainers"][0]["name"], "dot-proxy");
+    }
 }
 
 /// What was decided, in two words each, and what people are told.

@@ -22,7 +22,7 @@ runs_still() {
   process=$(cat "$run/$1.pid" 2>/dev/null) && [ -n "$process" ] && tr '\0' ' ' 2>/dev/null <"/proc/$process/cmdline" | grep -q "$2"
 }
 
-up() { # [--control-plane]
+up() { # [--control-plane [PLUGIN…]]
   [ "$(id -u)" = 0 ] || die "up: needs root (namespaces, mounts, cgroups)"
   case ${1:-} in '' | --control-plane) ;; *) die "up: unknown option '$1'" ;; esac
   if alive && [ -e "$run/ready" ]; then

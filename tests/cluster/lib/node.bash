@@ -23,11 +23,13 @@ still_possible() {
 
 progress() { echo "$*" >>"$run/progress"; }
 
-node_init() { # [--control-plane]
+node_init() { # [--control-plane [PLUGIN…]]
+  local plugin plugins=NodeRestriction
+  for plugin in "${@:2}"; do plugins+=,$plugin; done
   private_files
   private_network
   make_keys
-  start_control_plane
+  start_control_plane "$plugins"
   progress "kube-apiserver $(kubernetes_version) answers"
   if [ "${1:-}" != --control-plane ]; then
     start_node
@@ -91,7 +93,7 @@ private_network() {
   sysctl -qw net.ipv4.ip_forward=1
 }
 
-start_control_plane() {
+start_control_plane() { # admission plugins
   local etcd=http://127.0.0.1:2379
   start etcd etcd --data-dir "$run/etcd" --unsafe-no-fsync --log-level warn \
     --listen-client-urls $etcd --advertise-client-urls $etcd --listen-peer-urls http://127.0.0.1:2380 \
@@ -104,7 +106,7 @@ start_control_plane() {
     --kubelet-certificate-authority="$pki/ca.crt" --kubelet-preferred-address-types=InternalIP,Hostname \
     --service-account-issuer="https://kubernetes.default.svc.$domain" --service-account-key-file="$pki/service-accounts.pub" \
     --service-account-signing-key-file="$pki/service-accounts.key" --service-cluster-ip-range="$services" \
-    --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged=true \
+    --authorization-mode=Node,RBAC --enable-admission-plugins="$1" --allow-privileged=true \
     --admission-control-config-file="$run/admission.yaml"
   wait_until 120 "kube-apiserver ready" kubectl get --raw /readyz
 }
