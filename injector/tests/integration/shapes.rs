@@ -67,7 +67,7 @@ fn whichever_of_istios_injector_and_ours_comes_first_the_pod_becomes_the_same() 
 /// What was decided, in two words each, and what people are told.
 fn told(findings: &[Finding]) -> String {
     let mut told = String::new();
-    for Finding { object, namespace, verdict } in findings {
+    for Finding { object, namespace, verdict, .. } in findings {
         let (outcome, reason) = (verdict.decision.outcome(), verdict.decision.reason());
         told.push_str(&format!("{object} in {namespace}: {outcome}: {reason}\n"));
         if let Decision::Deny(refusal) = &verdict.decision {
