@@ -414,14 +414,16 @@ fn policies_are_installed_where_the_api_server_knows_them_and_refuse_only_what_f
             })
             .collect()
     };
-    let refusing = ["asked", "ephemeral", "excluded", "injector", "namespace", "profile", "records"].map(|name| {
-        // Who deletes a profile in use is warned, and that is all.
-        let action = if name == "profile" { "Warn" } else { "Deny" };
-        format!(r#"dot-sidecar-{name} ["{action}"]"#)
-    });
+    let refusing =
+        ["asked", "ephemeral", "excluded", "injector", "namespace", "profile", "records", "self-check"].map(|name| {
+            // Who deletes a profile in use is warned, and that is all.
+            let action = if name == "profile" { "Warn" } else { "Deny" };
+            format!(r#"dot-sidecar-{name} ["{action}"]"#)
+        });
     assert_eq!(bindings(&[]), refusing);
     assert_eq!(bindings(&["--kube-version", "1.29.4"]), [""; 0]);
-    assert_eq!(bindings(&["--set", "guards.enabled=false"]), [""; 0]);
+    // Without it the self-check could make pods.
+    assert_eq!(bindings(&["--set", "guards.enabled=false"]), [r#"dot-sidecar-self-check ["Deny"]"#]);
     let open = bindings(&["--set", "webhook.annotated.failurePolicy=Ignore"]);
     assert_eq!(open[0], r#"dot-sidecar-asked ["Warn","Audit"]"#);
     assert_eq!(open[1..], refusing[1..]);
