@@ -6,9 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::authority::{Authority, LAST_YEAR};
-use crate::wait::until;
+use crate::wait::{until, until_within};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
@@ -87,7 +88,8 @@ impl Rsyslog {
             .unwrap_or_else(|error| panic!("{PROGRAM}: {error}; install Debian's packages rsyslog and rsyslog-gnutls"));
         self.child = Some(child);
         // Not by connecting: to a port that nobody listens on yet, a connection may choose that very port, and be to itself.
-        until("rsyslog listens", async || listens(self.address.port())).await;
+        // For TLS it looks for a large prime number first: mostly two seconds, and by chance, or beside other work, many more.
+        until_within(Duration::from_secs(180), "rsyslog listens", async || listens(self.address.port())).await;
     }
 
     /// Tells it to stop, and waits until it has.
