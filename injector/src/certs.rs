@@ -8,7 +8,7 @@
 //!                         └────────── trust: since when ◄──watch──────┘
 //! ```
 //!
-//! [`plan`] is pure: it takes the time as an argument. [`Keeper`] watches and writes. A new authority is trusted for a while before
+//! `plan` is pure: it takes the time as an argument. [`Keeper`] watches and writes. A new authority is trusted for a while before
 //! a leaf of it is made, and an old one until its last leaf has expired, so that no handshake ever fails for the change.
 
 mod authority;

@@ -60,7 +60,7 @@ pub struct Subject<'a> {
     pub namespace: &'a str,
     /// Whether the namespace is labelled `dot-sidecar.io/inject: "true"`.
     pub namespace_asks: bool,
-    /// The namespace's labels. They count only where [`needs_namespace`] says so.
+    /// The namespace's labels. They count only where `needs_namespace` says so.
     pub namespace_labels: &'a BTreeMap<String, String>,
     /// What the namespace's LimitRanges demand.
     pub limits: &'a ContainerLimits,

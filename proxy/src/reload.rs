@@ -8,7 +8,7 @@
 //! ```
 //!
 //! What a change adds must prove itself first, by an authenticated exchange; what it removes or tightens holds at once:
-//! [`plan`] says how the two go together. Nothing wakes up while the file stays as it is, but to try servers again that are not
+//! `plan` says how the two go together. Nothing wakes up while the file stays as it is, but to try servers again that are not
 //! proved yet.
 
 mod fields;

@@ -29,7 +29,7 @@ pub struct Events {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Syslog {
-    /// Where it is: tls://ADDRESS[:PORT]#NAME, where NAME is what its certificate must prove, or tcp://ADDRESS[:PORT] in clear.
+    /// Where it is: `tls://ADDRESS[:PORT]#NAME`, where NAME is what its certificate must prove, or `tcp://ADDRESS[:PORT]` in clear.
     #[schemars(length(max = 384))]
     pub server: Collector,
     /// Certificates (PEM) of the authorities that may vouch for it. Left out: the public ones built into the proxy.

@@ -11,8 +11,8 @@ use super::{MOST_ROUTES, MOST_SERVERS, MOST_SUFFIXES, ProfileError, rules};
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = rules::of_upstream()))]
 pub struct Upstream {
-    /// Resolvers that stand in for each other: cloudflare, quad9, google, tls://ADDRESS[:PORT]#NAME (DNS over TLS),
-    /// https://ADDRESS[:PORT][/PATH]#NAME (DNS over HTTPS) or quic://ADDRESS[:PORT]#NAME (DNS over QUIC), where NAME is what the
+    /// Resolvers that stand in for each other: cloudflare, quad9, google, `tls://ADDRESS[:PORT]#NAME` (DNS over TLS),
+    /// `https://ADDRESS[:PORT][/PATH]#NAME` (DNS over HTTPS) or `quic://ADDRESS[:PORT]#NAME` (DNS over QUIC), where NAME is what the
     /// resolver's certificate must prove.
     #[schemars(
         length(max = MOST_SERVERS),
@@ -49,7 +49,7 @@ pub struct Route {
         extend("x-kubernetes-list-type" = "atomic", "x-kubernetes-validations" = rules::not_empty(rules::NO_SUFFIX))
     )]
     pub suffixes: Vec<Suffix>,
-    /// Servers that stand in for each other: udp://ADDRESS[:PORT] for plain DNS, which travels in clear, or whatever can stand in
+    /// Servers that stand in for each other: `udp://ADDRESS[:PORT]` for plain DNS, which travels in clear, or whatever can stand in
     /// upstream.servers.
     #[schemars(
         length(max = MOST_SERVERS),
