@@ -46,7 +46,8 @@ fn what_keeps_the_api_server_from_calling_the_webhook_is_seen_and_told() {
         "self-check",
         concat!(module_path!(), "::what_keeps_the_api_server_from_calling_the_webhook_is_seen_and_told"),
         || async {
-            let installation = Installation::new("selfCheck.seconds=5,webhook.timeoutSeconds=3").await;
+            let installation =
+                Installation::new("selfCheck.enabled=true,selfCheck.seconds=5,webhook.timeoutSeconds=3").await;
             // The Deployment that the chart makes is what Events are about.
             let balancer = Balancer::start(installation.service).await;
             let replica = Replica::ready(&installation, 1).await;
