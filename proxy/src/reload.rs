@@ -214,23 +214,21 @@ impl Reload {
 
     /// Lets go of servers that were to be proved for a configuration that nobody wants any more.
     fn drop_unwanted(&self, servers: &[Arc<Server>]) {
-        let routing = self.targets.resolver.routing();
-        let wanted = |server: &Arc<Server>| {
-            let in_use = routing.groups.iter().flat_map(|group| group.servers());
-            in_use
-                .chain(self.candidates.iter().map(|candidate| &candidate.server))
-                .any(|other| Arc::ptr_eq(server, other))
-        };
+        let wanted = |server: &Arc<Server>| self.some_server(|other| Arc::ptr_eq(server, other));
         servers.iter().filter(|server| !wanted(server)).for_each(|server| self.retire(server));
+    }
+
+    /// Whether one of the servers that are in use, or to be proved, is such.
+    fn some_server(&self, is_such: impl Fn(&Arc<Server>) -> bool) -> bool {
+        let routing = self.targets.resolver.routing();
+        let in_use = routing.groups.iter().flat_map(|group| group.servers());
+        in_use.chain(self.candidates.iter().map(|candidate| &candidate.server)).any(is_such)
     }
 
     /// Takes a server out of use, and what was counted of it, unless another of its URL is there.
     fn retire(&self, server: &Server) {
         server.retire();
-        let routing = self.targets.resolver.routing();
-        let in_use = routing.groups.iter().flat_map(|group| group.servers());
-        let mut others = in_use.chain(self.candidates.iter().map(|candidate| &candidate.server));
-        if !others.any(|other| other.is_counted_as(server)) {
+        if !self.some_server(|other| other.is_counted_as(server)) {
             self.targets.servers.forget(server);
         }
     }
@@ -245,8 +243,13 @@ impl Reload {
                 (server, outcome)
             });
         }
-        let pause = AGAIN_AFTER * 2_u32.saturating_pow(self.attempts.min(16));
         self.attempts = self.attempts.saturating_add(1);
+        self.put_off();
+    }
+
+    /// Leaves what is not proved alone for a while from now on, the longer the more often it was tried.
+    fn put_off(&mut self) {
+        let pause = AGAIN_AFTER * 2_u32.saturating_pow(self.attempts.saturating_sub(1).min(16));
         self.again_at = Instant::now() + pause.min(AGAIN_AT_LAST);
     }
 
@@ -261,9 +264,7 @@ impl Reload {
             }
             Err(cause) => self.candidates.failed(server, cause),
         }
-        // From the end of the attempt on.
-        let pause = AGAIN_AFTER * 2_u32.saturating_pow(self.attempts.saturating_sub(1).min(16));
-        self.again_at = Instant::now() + pause.min(AGAIN_AT_LAST);
+        self.put_off(); // from the end of the attempt on
         if let Some(why) = self.candidates.failures()
             && let Some(wanted) = &self.wanted
         {

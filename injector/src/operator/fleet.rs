@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use dot_proxy::reload::Hash;
+
 use crate::annotations;
 use crate::cluster::ClusterDns;
 use crate::inject;
@@ -26,10 +28,6 @@ pub(super) struct Seen<'a> {
     /// What made it, for people: `Deployment web`.
     pub(super) maker: String,
 }
-
-/// The SHA-256 of a configuration, shortened: what the proxy's metrics call its hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ConfigHash([u8; 8]);
 
 /// Whether a pod's configuration is what its profile says now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,10 +74,10 @@ struct Member {
     uid: Box<str>,
     maker: Box<str>,
     /// Of the configuration that stands on the pod.
-    config: ConfigHash,
+    config: Hash,
     given: Arc<Given>,
     /// What the configuration that its profile says now would be; none if the profile cannot be applied to it.
-    wanted: Option<ConfigHash>,
+    wanted: Option<Hash>,
     /// What its proxy said of it, if it was asked.
     answer: Option<Answer>,
 }
@@ -94,7 +92,7 @@ struct Given {
 
 #[derive(Debug)]
 struct Group {
-    wanted: Option<ConfigHash>,
+    wanted: Option<Hash>,
     members: usize,
 }
 
@@ -104,29 +102,14 @@ impl fmt::Display for Place {
     }
 }
 
-impl fmt::Display for ConfigHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
-    }
-}
-
-impl ConfigHash {
-    pub(super) fn of(config: &str) -> Self {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, config.as_bytes());
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest.as_ref()[..8]);
-        Self(first)
-    }
-}
-
 impl Given {
     fn profile(&self) -> &str {
         annotations::profile(&self.annotations)
     }
 
-    fn wanted(&self, cluster: &ClusterDns, profiles: &Profiles) -> Option<ConfigHash> {
+    fn wanted(&self, cluster: &ClusterDns, profiles: &Profiles) -> Option<Hash> {
         let config = inject::configuration(&self.annotations, &self.namespace, cluster, profiles);
-        config.ok().map(|config| ConfigHash::of(&config))
+        config.ok().map(|config| Hash::of(config.as_bytes()))
     }
 }
 
@@ -149,7 +132,7 @@ impl Fleet {
     /// A pod is there, or has changed.
     pub(super) fn insert(&mut self, seen: Seen<'_>, cluster: &ClusterDns, profiles: &Profiles) {
         let config = seen.annotations.get(annotations::CONFIG).map_or("", String::as_str);
-        let config = ConfigHash::of(config);
+        let config = Hash::of(config.as_bytes());
         let ours = seen.annotations.iter().filter(|(name, _)| name.starts_with(annotations::PREFIX));
         let ours = ours.filter(|(name, _)| *name != annotations::CONFIG);
         let annotations = ours.map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -238,24 +221,24 @@ impl Fleet {
     pub(super) fn task(&self, place: &Place, cluster: &ClusterDns, profiles: &Profiles) -> Option<Task> {
         let Member { uid, config: present, given, .. } = self.pods.get(place)?;
         let config = inject::configuration(&given.annotations, &given.namespace, cluster, profiles).ok()?;
-        (ConfigHash::of(&config) != *present).then(|| Task { uid: uid.to_string(), config })
+        (Hash::of(config.as_bytes()) != *present).then(|| Task { uid: uid.to_string(), config })
     }
 
     /// That was written. The watch may tell so later.
     pub(super) fn written(&mut self, place: &Place, task: &Task) {
         if let Some(member) = self.pods.get_mut(place).filter(|member| *member.uid == *task.uid) {
-            member.config = ConfigHash::of(&task.config);
+            member.config = Hash::of(task.config.as_bytes());
             member.answer = None;
         }
     }
 
     /// Of the configuration that stands on a pod.
-    pub(super) fn config(&self, place: &Place) -> Option<ConfigHash> {
+    pub(super) fn config(&self, place: &Place) -> Option<Hash> {
         self.pods.get(place).map(|member| member.config)
     }
 
     /// A pod's proxy said so of the configuration with this hash.
-    pub(super) fn answered(&mut self, place: &Place, hash: ConfigHash, answer: Answer) {
+    pub(super) fn answered(&mut self, place: &Place, hash: Hash, answer: Answer) {
         if let Some(member) = self.pods.get_mut(place).filter(|member| member.config == hash) {
             member.answer = Some(answer);
         }
@@ -394,7 +377,7 @@ mod tests {
         let (mut fleet, before, after) = (Fleet::default(), profiles(&["quad9"]), profiles(&["google"]));
         injected(&mut fleet, "web-1", &[(INJECT, "true")], &before);
         let hash = fleet.config(&place("web-1")).unwrap();
-        fleet.answered(&place("web-1"), ConfigHash::of("another"), Answer::Rejected("unproved".into()));
+        fleet.answered(&place("web-1"), Hash::of(b"another"), Answer::Rejected("unproved".into()));
         assert_eq!(fleet.open("default"), []);
         fleet.answered(&place("web-1"), hash, Answer::Rejected("unproved".into()));
         assert_eq!((fleet.open("default"), fleet.counts()["default"].rejected), (vec![place("web-1")], 1));

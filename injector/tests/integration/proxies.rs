@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use dot_proxy::reload::Hash;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::service::service_fn;
@@ -95,7 +95,7 @@ fn annotation(api: &ApiServer, path: &str) -> String {
     pod["metadata"]["annotations"]["dot-sidecar.io/config"].as_str().unwrap_or_default().to_owned()
 }
 
-/// As `sha256sum` has it, the first 16 digits.
+/// As a proxy tells it in its metrics.
 fn hash(config: &str) -> String {
-    digest(&SHA256, config.as_bytes()).as_ref()[..8].iter().map(|octet| format!("{octet:02x}")).collect()
+    Hash::of(config.as_bytes()).to_string()
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use dot_proxy::reload::Hash;
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
@@ -14,7 +15,7 @@ use kube::{Api, Client};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::fleet::{Answer, ConfigHash, Place};
+use super::super::fleet::{Answer, Place};
 use super::super::pods::WatchedPods;
 use super::waves::spread;
 use crate::inject::ADMIN_PORT;
@@ -85,7 +86,7 @@ impl Asker {
     }
 
     /// What a pod says; nothing if it does not run, or something else stands on it by now.
-    async fn ask_one(&self, place: &Place, hash: ConfigHash, pods: &WatchedPods, deadline: Instant) -> Option<Answer> {
+    async fn ask_one(&self, place: &Place, hash: Hash, pods: &WatchedPods, deadline: Instant) -> Option<Answer> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &place.namespace);
         let address = match api.get_opt(&place.name).await {
             Ok(Some(pod)) => running_at(&pod)?,
