@@ -93,6 +93,7 @@ kind-down: ## Delete the kind cluster
 ##@ Ship it
 
 binaries: ## Compile the static binaries that the images carry
+	@bash .ci/steps.bash
 	@# One at a time: features that the injector alone asks of a crate would get into the proxy too, 75 KB of them.
 	for program in dot-proxy dot-injector; do \
 	  CARGO_TARGET_DIR="$(CACHE)/target" RUSTFLAGS="-C target-feature=+crt-static" \

@@ -12,6 +12,18 @@ cluster=$top/tests/cluster/cluster
 static_target=$(uname -m)-unknown-linux-gnu
 export PATH=$cache/bin:$PATH:/usr/sbin:/sbin
 
+# ours FOLDER…: forgets what cargo compiled there of another checkout of this project. Cargo goes by the times of files, and would
+# take that for ours, with the other's paths in it.
+ours() {
+  local folder
+  for folder in "$@"; do
+    mkdir -p "$folder"
+    [ "$(cat "$folder/.checkout" 2>/dev/null || true)" = "$top" ] || rm -rf "$folder"/{,"$static_target"/}{debug,release}/.fingerprint/dot-*
+    echo "$top" >"$folder/.checkout"
+  done
+}
+ours "$cache/target" "$cache/fuzz/target"
+
 say() { printf '── %s\n' "$*"; }
 die() {
   echo "$(basename "$0"): $*" >&2
