@@ -115,6 +115,8 @@ pub async fn run(
     let operator = Operator {
         client: client.clone(),
         cluster: cluster.clone(),
+        settings: config.settings.clone(),
+        teller: teller.clone(),
         profiles: profiles.clone(),
         rollout: config.settings.rollout.clone(),
         metrics: metrics.clone(),
@@ -165,9 +167,16 @@ impl Listeners {
 }
 
 /// A client of the API server: of the pod's service account, or of KUBECONFIG.
+///
+/// It tells at once what the API server has no time for. kube's own policy would ask again for minutes, in which neither a disruption
+/// budget's "no" is heard nor anything else is done; and whoever asks here tries again later anyway.
 pub async fn client() -> Result<Client, StartError> {
-    let unknown = |error| StartError(format!("the API server is not known: {error}; run in a pod, or set KUBECONFIG"));
-    Client::try_default().await.map_err(unknown)
+    let unknown = |error: &dyn fmt::Display| {
+        StartError(format!("the API server is not known: {error}; run in a pod, or set KUBECONFIG"))
+    };
+    let mut config = kube::Config::infer().await.map_err(|error| unknown(&error))?;
+    config.default_retry = false;
+    Client::try_from(config).map_err(|error| unknown(&error))
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

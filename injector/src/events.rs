@@ -1,6 +1,7 @@
-//! Events for owners of pods that could not be served: a Deployment's author never sees a pod's admission warning.
+//! Events for owners of pods that could not be served, or lack what they asked for: a Deployment's author never sees a pod's admission
+//! warning.
 //!
-//! Admissions put what is to be told into a bounded queue and go on; one worker finds the top owner and writes the Event.
+//! Admissions and the leader put what is to be told into a bounded queue and go on; one worker finds the top owner and writes the Event.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -39,8 +40,20 @@ pub struct Worker {
 pub struct Notice {
     namespace: String,
     owner: OwnerReference,
-    code: &'static str,
-    note: String,
+    tell: Tell,
+}
+
+/// What is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tell {
+    /// Whether it is a Warning, or Normal.
+    pub is_warning: bool,
+    /// Why, in one word of an Event's form.
+    pub reason: &'static str,
+    /// Events that differ by nothing but their note are counted as one: this tells them apart.
+    pub code: &'static str,
+    /// The sentence.
+    pub note: String,
 }
 
 /// A queue, and the worker at its end.
@@ -53,15 +66,22 @@ pub fn queue(client: Client, instance: Option<String>, metrics: Metrics) -> (Tel
 }
 
 impl Notice {
+    /// What to tell this owner. A sentence longer than the API takes is cut.
+    pub fn new(namespace: String, owner: OwnerReference, mut tell: Tell) -> Self {
+        let fits = |end: &usize| tell.note.is_char_boundary(*end);
+        let end = (0..=tell.note.len().min(LONGEST_NOTE)).rev().find(fits).unwrap_or_default();
+        tell.note.truncate(end);
+        Self { namespace, owner, tell }
+    }
+
     /// What to tell the pod's controller; `None` for a pod that has none, whose author sees the warning.
     pub fn about(pod: &Value, namespace: &str, refusal: &Refusal, sentence: &str) -> Option<Self> {
         let owners = pod.pointer("/metadata/ownerReferences")?.as_array()?;
         let owner = owners.iter().find(|owner| owner.get("controller") == Some(&Value::Bool(true)))?;
         let owner = serde_json::from_value(owner.clone()).ok()?;
-        let fits = |end: &usize| sentence.is_char_boundary(*end);
-        let end = (0..=sentence.len().min(LONGEST_NOTE)).rev().find(fits).unwrap_or_default();
-        let note = sentence[..end].to_owned();
-        Some(Self { namespace: namespace.to_owned(), owner, code: refusal.code(), note })
+        let note = sentence.to_owned();
+        let tell = Tell { is_warning: true, reason: "DnsNotEncrypted", code: refusal.code(), note };
+        Some(Self::new(namespace.to_owned(), owner, tell))
     }
 }
 
@@ -80,11 +100,10 @@ impl Worker {
         while let Some(notice) = self.queue.recv().await {
             let regarding = self.top_owner(&notice).await;
             let event = Event {
-                type_: EventType::Warning,
-                reason: "DnsNotEncrypted".to_owned(),
-                note: Some(notice.note),
-                // Events that differ by nothing but their note are counted as one.
-                action: notice.code.to_owned(),
+                type_: if notice.tell.is_warning { EventType::Warning } else { EventType::Normal },
+                reason: notice.tell.reason.to_owned(),
+                note: Some(notice.tell.note),
+                action: notice.tell.code.to_owned(),
                 secondary: None,
             };
             match self.recorder.publish(&event, &regarding).await {
@@ -142,7 +161,7 @@ mod tests {
     fn a_note_is_never_longer_than_the_api_takes_nor_cut_within_a_character() {
         let owner = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "u", "controller": true});
         let pod = json!({"metadata": {"ownerReferences": [owner]}});
-        let note = |sentence: &str| Notice::about(&pod, "shop", &Refusal::HostNetwork, sentence).unwrap().note;
+        let note = |sentence: &str| Notice::about(&pod, "shop", &Refusal::HostNetwork, sentence).unwrap().tell.note;
         assert_eq!(note("short"), "short");
         assert_eq!(note(&"x".repeat(2000)).len(), 1024);
         assert_eq!(note(&format!("x{}", "ü".repeat(1000))).len(), 1023);

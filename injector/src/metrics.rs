@@ -1,5 +1,6 @@
 //! What the injector counts: `dot_injector_*`, with bounded labels.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
@@ -32,6 +33,8 @@ pub struct Metrics {
     rollouts: Family<Delivery, Counter>,
     self_checks: Family<SelfCheck, Counter>,
     self_check_time: Family<SelfCheck, Gauge<f64, AtomicU64>>,
+    drifted: Family<Drifted, Gauge>,
+    evictions: Family<Delivery, Counter>,
 }
 
 /// How an admission ended. Both labels come from fixed lists.
@@ -79,6 +82,15 @@ struct Standing {
 
 /// Of further profiles the metrics do not tell: their status does.
 const MOST_PROFILES: usize = 64;
+
+/// What a pod lacks; from a fixed list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Drifted {
+    state: &'static str,
+}
+
+/// What a pod lacks that asked for the sidecar; those that have it are told of by profile.
+const DRIFTED: [&str; 3] = ["missing", "outdated-image", "unserved"];
 
 /// Admissions take some 100 µs; the slow ones wait for the API server (a namespace that must be read).
 const DURATION_SECONDS: [f64; 10] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
@@ -143,6 +155,13 @@ impl Default for Metrics {
             Unit::Seconds,
             self_check_time.clone(),
         );
+        let (drifted, evictions) = (Family::default(), Family::default());
+        registry.register(
+            "drifted_pods",
+            "Pods without the sidecar that they asked for, or with an outdated image of it, as the leader sees them",
+            drifted.clone(),
+        );
+        registry.register("evictions", "Pods that were to be evicted to be made anew, by outcome", evictions.clone());
         registry.register("build", "Version of the injector", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self {
             registry: Arc::new(registry),
@@ -159,6 +178,8 @@ impl Default for Metrics {
             rollouts,
             self_checks,
             self_check_time,
+            drifted,
+            evictions,
         }
     }
 }
@@ -235,6 +256,23 @@ impl Metrics {
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.self_checks.get_or_create(&SelfCheck { result }).inc();
         self.self_check_time.get_or_create(&SelfCheck { result }).set(since_epoch.as_secs_f64());
+    }
+
+    /// So many pods lack that. What is not named none lacks.
+    pub fn drifted(&self, counts: &HashMap<&'static str, i64>) {
+        for state in DRIFTED {
+            self.drifted.get_or_create(&Drifted { state }).set(counts.get(state).copied().unwrap_or_default());
+        }
+    }
+
+    /// Another one counts what pods lack.
+    pub fn not_drifted(&self) {
+        self.drifted.clear();
+    }
+
+    /// A pod was `evicted`; or not, because of a disruption `budget`, or because that `failed`.
+    pub fn eviction(&self, outcome: &'static str) {
+        self.evictions.get_or_create(&Delivery { outcome }).inc();
     }
 
     /// All metrics in the OpenMetrics text format.

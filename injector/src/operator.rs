@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! Lease ──► lease: leading? ─┬─► pods (their metadata) ──► fleet ──┬──► rollout ──► the pods' annotation
-//!                            │                                     └──► status ──► the profiles' status
+//!                            │                                     ├──► status ──► the profiles' status
+//!                            ├─► pods without the sidecar ─────────┴──► drift ───► counts, Events, repair
 //!                            └─► self_check: a pod, as a dry run ──► log, metrics, Event on the Deployment
 //! ```
 
+mod drift;
 mod fleet;
 mod lease;
 mod pods;
+mod repair;
 mod rollout;
 mod self_check;
 mod status;
@@ -19,9 +22,10 @@ use kube::Client;
 use tokio::sync::watch;
 
 use crate::cluster::ClusterDns;
+use crate::events::Teller;
 use crate::metrics::Metrics;
 use crate::profile::WatchedProfiles;
-use crate::settings;
+use crate::settings::{self, Settings};
 use self_check::SelfCheck;
 
 pub use lease::Candidate;
@@ -33,6 +37,10 @@ pub struct Operator {
     pub client: Client,
     /// What the injector knows of the cluster's DNS.
     pub cluster: ClusterDns,
+    /// The injector's configuration.
+    pub settings: Settings,
+    /// Who tells owners.
+    pub teller: Teller,
     /// The profiles.
     pub profiles: WatchedProfiles,
     /// How changes are brought to pods.
@@ -74,6 +82,14 @@ impl Operator {
                 check.run().await;
             }
         };
-        tokio::join!(pods.follow(self.client.clone()), status.run(), rollouts.run(), checking);
+        let drift = drift::Drift::new(
+            self.client.clone(),
+            self.cluster.clone(),
+            &self.settings,
+            known.clone(),
+            &pods,
+            (self.teller.clone(), metrics.clone()),
+        );
+        tokio::join!(pods.follow(self.client.clone()), status.run(), rollouts.run(), checking, drift.run());
     }
 }

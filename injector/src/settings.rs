@@ -28,6 +28,26 @@ pub struct Settings {
     pub profile: Option<Profile>,
     /// Namespaces of which the API server shows no pod to the injector.
     pub excluded_namespaces: BTreeSet<String>,
+    /// Whether pods are replaced that lack what a new pod would have.
+    pub repair: Repair,
+}
+
+/// Whether, and how fast, pods are evicted that lack the sidecar or have an outdated image of it, so that their controllers make new ones.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Repair {
+    /// Whether it is done at all.
+    pub enabled: bool,
+    /// So many evictions a minute at most, in the whole cluster.
+    pub evictions_per_minute: u32,
+    /// So many pods of one owner may be down at most, whatever the cause.
+    pub at_once_per_owner: usize,
+}
+
+impl Default for Repair {
+    fn default() -> Self {
+        Self { enabled: false, evictions_per_minute: 6, at_once_per_owner: 1 }
+    }
 }
 
 /// The container that is put into pods.
@@ -83,6 +103,7 @@ impl Default for Settings {
             self_check: SelfCheckSettings::default(),
             profile: Some(Profile::default()),
             excluded_namespaces: BTreeSet::from(["kube-system".to_owned()]),
+            repair: Repair::default(),
         }
     }
 }
@@ -161,6 +182,15 @@ impl Settings {
         }
         if let Err((field, sentence)) = self.self_check.check() {
             return at(&format!("selfCheck.{field}"), &sentence);
+        }
+        if !(1..=600).contains(&self.repair.evictions_per_minute) {
+            return at(
+                "repair.evictionsPerMinute",
+                "is not from 1 to 600: to evict nothing, set repair.enabled to false",
+            );
+        }
+        if self.repair.at_once_per_owner == 0 {
+            return at("repair.atOncePerOwner", "is 0: write 1 or more; to evict nothing, set repair.enabled to false");
         }
         let checked = self.profile.as_ref().map_or(Ok(()), Profile::check);
         checked.map_err(|error: ProfileError| SettingsError(format!("profile.{error}")))
@@ -255,6 +285,8 @@ profile:
                 "lower",
             ),
             ("profile: {annotations: {allowed: [config]}}", "profile.annotations.allowed[0]: ", "upstream"),
+            ("repair: {evictionsPerMinute: 0}", "repair.evictionsPerMinute: ", "from 1 to 600"),
+            ("repair: {atOncePerOwner: 0}", "repair.atOncePerOwner: ", "enabled"),
             ("profile: [", "not readable as YAML", ""),
         ] {
             let error = Settings::from_yaml(text).unwrap_err().to_string();

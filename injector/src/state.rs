@@ -117,14 +117,10 @@ impl State {
         namespace: Namespace<'_>,
         facts: Facts<'_>,
     ) -> Self {
-        let wanted = match inject::image(annotations, facts.settings, facts.profiles) {
-            Ok(wanted) => wanted,
+        let image = match outdated_image(annotations, inject::sidecar_image(pod), facts.settings, facts.profiles) {
+            Ok(image) => image,
             Err(refusal) => return Self::Refused(refusal),
         };
-        // What was given counts: that another webhook has it pulled from elsewhere, as many do, makes no pod outdated.
-        let given = Record::read(annotations).and_then(|record| record.image);
-        let image = given.or_else(|| inject::sidecar_image(pod).map(str::to_owned));
-        let image = image.filter(|image| *image != wanted).map(|image| (image, wanted));
         let config = match facts.cluster {
             None => false,
             Some(cluster) => match inject::configuration(annotations, namespace.name, cluster, facts.profiles) {
@@ -192,6 +188,20 @@ impl fmt::Display for Missing {
             Self::Refused(refusal) => write!(f, "it would be refused now: {refusal}"),
         }
     }
+}
+
+/// The image that the sidecar of a pod has, and the one that it would have now, if that is another one.
+pub fn outdated_image(
+    annotations: &BTreeMap<String, String>,
+    in_spec: Option<&str>,
+    settings: &Settings,
+    profiles: &Profiles,
+) -> Result<Option<(String, String)>, Refusal> {
+    let wanted = inject::image(annotations, settings, profiles)?;
+    // What was given counts: that another webhook has it pulled from elsewhere, as many do, makes no pod outdated.
+    let given = Record::read(annotations).and_then(|record| record.image);
+    let image = given.or_else(|| in_spec.map(str::to_owned));
+    Ok(image.filter(|image| *image != wanted).map(|image| (image, wanted)))
 }
 
 fn is_over(pod: &Value) -> bool {

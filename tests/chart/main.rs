@@ -1,5 +1,5 @@
-//! The Helm chart: what it renders, which pods its webhook configuration shows to the injector, what its policies let pass, and what
-//! an API server makes of ProxyProfiles and of injected pods.
+//! The Helm chart: what it renders, which pods its webhook configuration shows to the injector, what its policies let pass, what
+//! an API server makes of ProxyProfiles and of injected pods, and what the injector finds of pods that lack the sidecar, and repairs.
 //!
 //! `rendering` needs helm, in PATH or named by the variable `HELM`. The others also need root: they start an API server by
 //! `tests/cluster/cluster`, and some of them an injector beside it.
@@ -10,6 +10,7 @@
     reason = "a test that cannot go on has failed, and says why"
 )]
 
+mod drift;
 mod fleet;
 mod forgeries;
 mod gate;

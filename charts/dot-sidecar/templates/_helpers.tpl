@@ -27,11 +27,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if or (eq .Values.platform "openshift") (and (eq .Values.platform "auto") (.Capabilities.APIVersions.Has "security.openshift.io/v1")) }}true{{ end }}
 {{- end }}
 
-{{/* The namespaces of which the API server shows no pod to the injector, as a list in JSON. */}}
-{{- define "dot-sidecar.excludedNamespaces" -}}
-{{- concat (list "kube-system" .Release.Namespace) .Values.webhook.excludedNamespaces | uniq | toJson }}
-{{- end }}
-
 {{/* The injector's configuration. What is empty is left out, so that the proxy's own default holds. */}}
 {{- define "dot-sidecar.config" -}}
 {{- $profile := omit (deepCopy .Values.profile) "managed" }}
@@ -57,6 +52,7 @@ certificates:
 selfCheck:
   namespace: {{ include "dot-sidecar.selfCheckNamespace" . | quote }}
   seconds: {{ int64 .Values.selfCheck.seconds }}
+repair: {{- toYaml .Values.repair | nindent 2 }}
 profile: {{- if .Values.profile.managed }}{{ toYaml $profile | nindent 2 }}{{ else }} null{{ end }}
 {{- end }}
 

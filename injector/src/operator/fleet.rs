@@ -84,7 +84,7 @@ struct Member {
 
 /// What a pod's configuration is made of, its profile apart.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Given {
+pub(super) struct Given {
     namespace: String,
     /// Ours, without the configuration.
     annotations: BTreeMap<String, String>,
@@ -103,6 +103,11 @@ impl fmt::Display for Place {
 }
 
 impl Given {
+    /// Ours, without the configuration.
+    pub(super) fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.annotations
+    }
+
     fn profile(&self) -> &str {
         annotations::profile(&self.annotations)
     }
@@ -176,6 +181,12 @@ impl Fleet {
         for member in self.pods.values_mut() {
             member.wanted = self.groups.get(&member.given).and_then(|group| group.wanted);
         }
+    }
+
+    /// Every pod but those to which their profile cannot be applied, what made it, and what it was given.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&Place, &str, &Arc<Given>)> {
+        let members = self.pods.iter().filter(|(_, member)| member.standing() != Standing::Refused);
+        members.map(|(place, member)| (place, &*member.maker, &member.given))
     }
 
     /// The pods of each profile, counted.

@@ -1,0 +1,271 @@
+//! The pods without the sidecar that asked for it, and the namespaces that ask. No client.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
+use kube::api::PartialObjectMeta;
+use kube::runtime::watcher::Event;
+
+use super::super::fleet::Place;
+use super::place;
+use crate::annotations::{INJECT, namespace_asks};
+use crate::state::State;
+
+/// Pods without the sidecar that asked for it, or seem to have.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pods: HashMap<Place, Candidate>,
+    /// Of which it is not known yet how they stand, those that were seen first in front; may hold some that are known again.
+    unknown: VecDeque<Place>,
+    /// The labels of all namespaces.
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Those that ask.
+    asking: BTreeSet<String>,
+    /// What a new listing has told so far.
+    listed: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    /// Pods that a new listing has told so far.
+    relisted: Option<HashSet<Place>>,
+    knows_namespaces: bool,
+    knows_pods: bool,
+}
+
+/// A pod that seems to have asked.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    /// `None`: not looked at yet.
+    state: Option<State>,
+    /// Who is told of it: the controller, or the pod itself.
+    pub(super) owner: OwnerReference,
+    by_annotation: bool,
+}
+
+impl Asked {
+    /// Takes note of a namespace. Those that ask now and did not before: their pods are not known.
+    pub(super) fn see_namespace(
+        &mut self,
+        event: Event<PartialObjectMeta<Namespace>>,
+        excluded: &BTreeSet<String>,
+    ) -> Vec<String> {
+        match event {
+            Event::Init => self.listed = Some(BTreeMap::new()),
+            Event::InitApply(namespace) => {
+                let listed = self.listed.get_or_insert_default();
+                listed.insert(namespace.name_any(), namespace.labels().clone());
+            }
+            Event::InitDone => {
+                self.namespaces = self.listed.take().unwrap_or_default();
+                self.knows_namespaces = true;
+            }
+            Event::Apply(namespace) => {
+                self.namespaces.insert(namespace.name_any(), namespace.labels().clone());
+            }
+            Event::Delete(namespace) => drop(self.namespaces.remove(&namespace.name_any())),
+        }
+        let asks = |(name, labels): (&String, &BTreeMap<String, String>)| {
+            (namespace_asks(labels) && !excluded.contains(name)).then(|| name.clone())
+        };
+        let asking: BTreeSet<String> = self.namespaces.iter().filter_map(asks).collect();
+        for gone in self.asking.difference(&asking) {
+            self.pods.retain(|place, pod| pod.by_annotation || place.namespace != *gone);
+        }
+        let new = asking.difference(&self.asking).cloned().collect();
+        self.asking = asking;
+        // Before that all pods will be listed anyway.
+        if self.knows_pods { new } else { Vec::new() }
+    }
+
+    /// Takes note of a pod without the sidecar.
+    pub(super) fn see(&mut self, event: Event<PartialObjectMeta<Pod>>) {
+        match event {
+            Event::Init => self.relisted = Some(HashSet::new()),
+            Event::InitApply(pod) => {
+                self.insert(&pod);
+                self.relisted.get_or_insert_default().insert(place(&pod));
+            }
+            Event::InitDone => {
+                let relisted = self.relisted.take().unwrap_or_default();
+                self.pods.retain(|place, _| relisted.contains(place));
+                self.knows_pods = true;
+            }
+            Event::Apply(pod) => self.insert(&pod),
+            Event::Delete(pod) => self.remove(&place(&pod)),
+        }
+    }
+
+    pub(super) fn insert(&mut self, pod: &PartialObjectMeta<Pod>) {
+        let place = place(pod);
+        let by_annotation = pod.annotations().get(INJECT).is_some_and(|value| value != "false");
+        let asks = by_annotation || self.asking.contains(&place.namespace);
+        if !asks || pod.metadata.deletion_timestamp.is_some() {
+            return self.remove(&place);
+        }
+        let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+        let owner = controller.cloned().unwrap_or_else(|| itself(pod));
+        // What it was known by stays until it is looked at again, so that counts do not flicker.
+        let state = self.pods.remove(&place).and_then(|known| known.state);
+        self.pods.insert(place.clone(), Candidate { state, owner, by_annotation });
+        self.unknown.push_back(place);
+    }
+
+    pub(super) fn remove(&mut self, place: &Place) {
+        self.pods.remove(place);
+    }
+
+    pub(super) fn know(&mut self, place: &Place, state: State) {
+        if let Some(pod) = self.pods.get_mut(place) {
+            pod.state = Some(state);
+        }
+    }
+
+    pub(super) fn later(&mut self, place: Place) {
+        self.unknown.push_back(place);
+    }
+
+    pub(super) fn look_at_all_again(&mut self) {
+        self.unknown = self.pods.keys().cloned().collect();
+    }
+
+    /// The next pod to look at that is still there.
+    pub(super) fn next_unknown(&mut self) -> Option<Place> {
+        while let Some(place) = self.unknown.pop_front() {
+            if self.pods.contains_key(&place) {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    pub(super) fn is_anything_unknown(&self) -> bool {
+        !self.unknown.is_empty()
+    }
+
+    pub(super) fn knows_namespaces(&self) -> bool {
+        self.knows_namespaces
+    }
+
+    /// Whether all pods are known, and how they stand.
+    pub(super) fn is_complete(&self) -> bool {
+        self.knows_pods && self.pods.values().all(|pod| pod.state.is_some())
+    }
+
+    pub(super) fn labels(&self, namespace: &str) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.namespaces.get(namespace).unwrap_or(&NONE)
+    }
+
+    pub(super) fn states(&self) -> impl Iterator<Item = &State> {
+        self.pods.values().filter_map(|pod| pod.state.as_ref())
+    }
+
+    /// Each pod, its owner, and how it stands.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&Place, &OwnerReference, &State)> {
+        self.pods.iter().filter_map(|(place, pod)| Some((place, &pod.owner, pod.state.as_ref()?)))
+    }
+
+    pub(super) fn healed_by_restart(&self) -> impl Iterator<Item = Place> {
+        self.each().filter(|(_, _, state)| state.heals_by_restart()).map(|(place, _, _)| place.clone())
+    }
+}
+
+pub(super) fn itself(pod: &PartialObjectMeta<Pod>) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        ..OwnerReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Missing;
+    use serde_json::json;
+
+    fn pod(namespace: &str, name: &str, inject: Option<&str>) -> PartialObjectMeta<Pod> {
+        let annotations: BTreeMap<&str, &str> = inject.map(|value| (INJECT, value)).into_iter().collect();
+        let metadata = json!({"namespace": namespace, "name": name, "uid": "u", "annotations": annotations});
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    }
+
+    fn namespace(name: &str, asks: bool) -> PartialObjectMeta<Namespace> {
+        let labels = if asks { json!({INJECT: "true"}) } else { json!({}) };
+        serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap()
+    }
+
+    /// Namespace `asks` asks, `plain` does not; no pod yet.
+    fn asked() -> Asked {
+        let mut asked = Asked::default();
+        asked.see_namespace(Event::Init, &BTreeSet::new());
+        asked.see_namespace(Event::InitApply(namespace("asks", true)), &BTreeSet::new());
+        asked.see_namespace(Event::InitApply(namespace("plain", false)), &BTreeSet::new());
+        assert!(!asked.knows_namespaces());
+        asked.see_namespace(Event::InitDone, &BTreeSet::new());
+        assert!(asked.knows_namespaces());
+        asked.see(Event::Init);
+        asked.see(Event::InitDone);
+        asked
+    }
+
+    fn names(asked: &Asked) -> BTreeSet<String> {
+        asked.pods.keys().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn of_pods_that_did_not_ask_nothing_is_kept() {
+        let mut asked = asked();
+        for (namespace, inject) in [("plain", None), ("plain", Some("false")), ("elsewhere", None)] {
+            asked.see(Event::Apply(pod(namespace, "web", inject)));
+        }
+        assert_eq!(names(&asked), BTreeSet::new());
+        assert!(asked.is_complete());
+        asked.see(Event::Apply(pod("plain", "web", Some("true"))));
+        asked.see(Event::Apply(pod("asks", "web", None)));
+        assert_eq!(names(&asked), BTreeSet::from(["asks/web".to_owned(), "plain/web".to_owned()]));
+        assert!(!asked.is_complete() && asked.is_anything_unknown());
+    }
+
+    #[test]
+    fn a_namespace_that_begins_to_ask_has_to_be_listed_and_one_that_stops_is_forgotten() {
+        let mut asked = asked();
+        let none = BTreeSet::new();
+        assert_eq!(asked.see_namespace(Event::Apply(namespace("plain", true)), &none), ["plain"]);
+        assert_eq!(asked.see_namespace(Event::Apply(namespace("plain", true)), &none), Vec::<String>::new());
+        asked.insert(&pod("plain", "covered", None));
+        asked.insert(&pod("plain", "annotated", Some("true")));
+        asked.see_namespace(Event::Apply(namespace("plain", false)), &none);
+        assert_eq!(names(&asked), BTreeSet::from(["plain/annotated".to_owned()]));
+        let excluded = BTreeSet::from(["plain".to_owned()]);
+        assert_eq!(asked.see_namespace(Event::Apply(namespace("plain", true)), &excluded), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_new_listing_does_not_tell_any_more_is_gone() {
+        let mut asked = asked();
+        asked.see(Event::Apply(pod("asks", "old", None)));
+        asked.see(Event::Init);
+        asked.see(Event::InitApply(pod("asks", "new", None)));
+        asked.see(Event::InitDone);
+        assert_eq!(names(&asked), BTreeSet::from(["asks/new".to_owned()]));
+        assert_eq!(asked.next_unknown().unwrap().name, "new");
+        assert_eq!(asked.next_unknown(), None);
+    }
+
+    #[test]
+    fn a_pod_that_changes_is_looked_at_again_and_counts_as_before_until_then() {
+        let mut asked = asked();
+        asked.see(Event::Apply(pod("asks", "web", None)));
+        let place = asked.next_unknown().unwrap();
+        asked.know(&place, State::Missing(Missing::Unseen));
+        asked.see(Event::Apply(pod("asks", "web", None)));
+        assert!(asked.is_complete() && asked.is_anything_unknown());
+        assert_eq!(asked.healed_by_restart().count(), 1);
+        let mut going = pod("asks", "web", None);
+        going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        asked.see(Event::Apply(going));
+        assert_eq!(names(&asked), BTreeSet::new());
+    }
+}
