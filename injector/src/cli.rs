@@ -6,16 +6,20 @@ mod crd;
 mod explain;
 mod inject;
 mod installation;
+mod neighbours;
 mod offline;
+mod plugin;
+mod pod_security;
 mod serve;
 mod status;
 mod table;
 mod uninject;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 /// Gives Kubernetes pods that ask for it a sidecar that sends their DNS queries over TLS.
 #[derive(Debug, Parser)]
@@ -31,7 +35,7 @@ use clap::{Parser, Subcommand};
 the same name.\n\nExit codes: 0 done, and all is well; 1 failed at work, or not all is well (a pod is denied or missing, a check failed); \
 2 wrong usage or configuration."
 )]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -52,6 +56,8 @@ enum Command {
     Status(status::Status),
     /// Print the definition of ProxyProfile (CustomResourceDefinition), as the chart installs it
     Crd(crd::Crd),
+    /// Print what makes a shell complete commands and flags
+    Completion(plugin::Completion),
 }
 
 /// How a command ended that did not succeed.
@@ -75,27 +81,49 @@ impl Failure {
     }
 }
 
-impl Cli {
-    /// Runs the command that was asked for.
-    pub fn run(self) -> ExitCode {
-        let done = match self.command {
-            Command::Serve(serve) => serve.run(),
-            Command::Inject(inject) => inject.run(),
-            Command::Uninject(uninject) => uninject.run(),
-            Command::Status(status) => status.run(),
-            Command::Explain(explain) => explain.run(),
-            Command::Check(check) => check.run(),
-            Command::Crd(crd) => crd.run(),
-        };
-        let (message, code) = match done {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(Failure::Usage(message)) => (message, 2),
-            Err(Failure::Work(message)) => (message, 1),
-            Err(Failure::Negative) => return ExitCode::from(1),
-        };
-        say(format_args!("dot-injector: {message}\n"));
-        ExitCode::from(code)
+/// Runs the command that was asked for. The first argument is the name by which the program was called.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let program = arguments.first().cloned().unwrap_or_default();
+    if plugin::is_completion(&program) {
+        let words: Vec<String> = arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut command = Cli::command();
+        command.build();
+        return ended("dot-injector", print(&plugin::completions(&command, &words)));
     }
+    let name = plugin::name(&program);
+    let matches = plugin::named(Cli::command(), name).try_get_matches_from(arguments);
+    match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => ended(name, cli.command.run()),
+        // Help and the version are told as errors, too: they end with 0.
+        Err(error) => error.exit(),
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+            Self::Inject(inject) => inject.run(),
+            Self::Uninject(uninject) => uninject.run(),
+            Self::Status(status) => status.run(),
+            Self::Explain(explain) => explain.run(),
+            Self::Check(check) => check.run(),
+            Self::Crd(crd) => crd.run(),
+            Self::Completion(completion) => completion.run(Cli::command()),
+        }
+    }
+}
+
+fn ended(name: &str, done: Result<(), Failure>) -> ExitCode {
+    let (message, code) = match done {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => (message, 2),
+        Err(Failure::Work(message)) => (message, 1),
+        Err(Failure::Negative) => return ExitCode::from(1),
+    };
+    say(format_args!("{name}: {message}\n"));
+    ExitCode::from(code)
 }
 
 /// Writes to standard error. Where that is closed, there is nobody to tell.
@@ -124,7 +152,6 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    dot_injector::cli::Cli::parse().run()
+    dot_injector::cli::run(std::env::args_os())
 }

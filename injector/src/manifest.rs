@@ -2,7 +2,7 @@
 //!
 //! What is decided here offline is what admission decides: the same pure function, on the same raw pod.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde_json::Value;
@@ -45,6 +45,8 @@ pub struct Finding {
     pub namespace: String,
     /// What is decided.
     pub verdict: Verdict,
+    /// What the decision makes of the pod.
+    pub pod: Value,
 }
 
 /// Why a text is no manifest.
@@ -59,12 +61,14 @@ struct Document {
     changed: bool,
 }
 
-/// What Namespace, LimitRange and ProxyProfile documents say.
+/// What Namespace, LimitRange and ProxyProfile documents say, and others that say something about pods.
 #[derive(Debug, Default)]
-struct Facts {
+pub struct Facts {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     limits: BTreeMap<String, ContainerLimits>,
     profiles: Vec<(String, Result<Profile, ProfileError>)>,
+    /// LimitRanges, ResourceQuotas and MutatingWebhookConfigurations, the latter in no namespace.
+    others: Vec<(String, Value)>,
 }
 
 impl fmt::Display for ManifestError {
@@ -107,6 +111,27 @@ impl Manifest {
         findings
     }
 
+    /// Heeds what another manifest says about namespaces and the like, too.
+    pub fn know(&mut self, other: Self) {
+        let Facts { namespaces, limits, profiles, others } = other.facts;
+        self.facts.namespaces.extend(namespaces);
+        self.facts.limits.extend(limits);
+        self.facts.profiles.extend(profiles);
+        self.facts.others.extend(others);
+    }
+
+    /// What is known of namespaces and the like.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The namespaces of everything that makes pods; `default` is that of what names none.
+    pub fn namespaces(&self, default: &str) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        self.documents.iter().for_each(|document| namespaces_of(&document.value, default, &mut found));
+        found
+    }
+
     /// Takes the sidecar, and all that came with it, out of every pod. Tells the objects of which it is not recorded what their DNS
     /// was before.
     pub fn uninject(&mut self) -> Vec<String> {
@@ -137,6 +162,25 @@ impl Manifest {
 }
 
 impl Facts {
+    /// The labels of a namespace; none of one that is not known.
+    pub fn labels_of(&self, namespace: &str) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        self.namespaces.get(namespace).unwrap_or(&NONE)
+    }
+
+    /// What a namespace demands of containers.
+    pub fn limits_of(&self, namespace: &str) -> ContainerLimits {
+        self.limits.get(namespace).cloned().unwrap_or_default()
+    }
+
+    /// The LimitRanges or ResourceQuotas of a namespace, or the MutatingWebhookConfigurations (of the namespace `""`).
+    pub fn others(&self, of_kind: &str, namespace: &str) -> impl Iterator<Item = &Value> {
+        self.others
+            .iter()
+            .filter(move |(its, value)| its == namespace && kind(value) == of_kind)
+            .map(|(_, value)| value)
+    }
+
     fn gather(&mut self, value: &Value, default_namespace: &str) -> Result<(), ManifestError> {
         let metadata = |key: &str| value.pointer(&format!("/metadata/{key}"));
         match kind(value) {
@@ -148,7 +192,13 @@ impl Facts {
             "LimitRange" => {
                 let namespace = metadata("namespace").and_then(Value::as_str).unwrap_or(default_namespace);
                 self.limits.entry(namespace.to_owned()).or_default().add(value).map_err(ManifestError)?;
+                self.others.push((namespace.to_owned(), value.clone()));
             }
+            "ResourceQuota" => {
+                let namespace = metadata("namespace").and_then(Value::as_str).unwrap_or(default_namespace);
+                self.others.push((namespace.to_owned(), value.clone()));
+            }
+            "MutatingWebhookConfiguration" => self.others.push((String::new(), value.clone())),
             "ProxyProfile" => {
                 let name = metadata("name").and_then(Value::as_str).unwrap_or_default();
                 let spec = value.get("spec").cloned().unwrap_or_else(|| Value::Object(serde_json::Map::new()));
@@ -187,22 +237,21 @@ fn inject_into(
     let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or(&surroundings.namespace);
     let namespace = namespace.to_owned();
     let Some(pod) = value.pointer_mut(path) else { return };
-    let limits = facts.limits.get(&namespace).cloned().unwrap_or_default();
-    let labels = facts.namespaces.get(&namespace).cloned().unwrap_or_default();
+    let (limits, labels) = (facts.limits_of(&namespace), facts.labels_of(&namespace));
     let subject = Subject {
         pod,
         namespace: &namespace,
-        namespace_asks: annotations::namespace_asks(&labels),
-        namespace_labels: &labels,
+        namespace_asks: annotations::namespace_asks(labels),
+        namespace_labels: labels,
         limits: &limits,
     };
     let verdict = inject::decide(subject, &surroundings.settings, &surroundings.cluster, profiles);
     let after = inject::patched(&verdict.decision, pod);
     if after != *pod {
-        *pod = after;
+        pod.clone_from(&after);
         *changed = true;
     }
-    findings.push(Finding { object: format!("{object_kind}/{name}"), namespace, verdict });
+    findings.push(Finding { object: format!("{object_kind}/{name}"), namespace, verdict, pod: after });
 }
 
 /// Takes the sidecar out of the pods in an object, and in the items of a list.
@@ -228,6 +277,17 @@ fn uninject_from(value: &mut Value, unrecorded: &mut Vec<String>, changed: &mut 
     *changed = true;
     if stripped.dns_unrecorded {
         unrecorded.push(object);
+    }
+}
+
+fn namespaces_of(value: &Value, default: &str, found: &mut BTreeSet<String>) {
+    if kind(value).ends_with("List") {
+        let items = value.get("items").and_then(Value::as_array).into_iter().flatten();
+        return items.into_iter().for_each(|item| namespaces_of(item, default, found));
+    }
+    if pod_path(kind(value)).is_some() {
+        let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str);
+        found.insert(namespace.unwrap_or(default).to_owned());
     }
 }
 

@@ -58,6 +58,12 @@ impl Quantity {
         Self { billionths: mebibytes as i128 * (ONE << 20), binary: true }
     }
 
+    /// This and another one together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { billionths: self.billionths.saturating_add(other.billionths), binary: self.binary || other.binary }
+    }
+
     /// Whether this is a whole number of the unit: memory comes in whole bytes.
     pub fn is_whole(self) -> bool {
         self.billionths % ONE == 0

@@ -124,7 +124,7 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
         rules("ClusterRole"),
         written(&[
             r#"{"apiGroups":["admissionregistration.k8s.io"],"resourceNames":["dot-sidecar"],"resources":["mutatingwebhookconfigurations"],"verbs":["get","list","watch","patch"]}"#,
-            r#"{"apiGroups":[""],"resources":["namespaces"],"verbs":["get"]}"#,
+            r#"{"apiGroups":[""],"resources":["namespaces"],"verbs":["get","list","watch"]}"#,
             r#"{"apiGroups":[""],"resources":["limitranges"],"verbs":["list","watch"]}"#,
             r#"{"apiGroups":["dot-sidecar.io"],"resources":["proxyprofiles"],"verbs":["list","watch"]}"#,
             r#"{"apiGroups":["dot-sidecar.io"],"resources":["proxyprofiles/status"],"verbs":["patch"]}"#,
@@ -145,6 +145,13 @@ fn the_injector_may_do_what_these_rules_say_and_nothing_else() {
             r#"{"apiGroups":["coordination.k8s.io"],"resources":["leases"],"verbs":["create"]}"#,
         ])
     );
+}
+
+#[test]
+fn pods_may_be_evicted_only_where_repair_is_wanted() {
+    let may = |arguments: &[&str]| rendered("ClusterRole", arguments)["rules"].to_string().contains("pods/eviction");
+    assert!(!may(&[]) && may(&["--set", "repair.enabled=true"]));
+    assert_eq!(injector_config(&[])["repair"], json!({"enabled": false, "evictionsPerMinute": 6, "atOncePerOwner": 1}));
 }
 
 #[test]

@@ -1,39 +1,57 @@
 //! `dot-injector check`
 
-mod findings;
+mod after;
+mod before;
+mod finding;
+mod trial;
 
-use std::time::Duration;
-
-use clap::Args;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::Node;
+use clap::{Args, ValueEnum};
+use futures_util::future::try_join_all;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::ListParams;
-use kube::config::KubeConfigOptions;
-use kube::{Api, Client, Config};
-use tokio::time::timeout;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client};
 
-use super::{Failure, block_on, print};
-use findings::Finding;
-
-/// An API server that does not answer within this time is not ready for anything.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Nodes are read in pages of so many.
-const PAGE: u32 = 500;
+use super::connection::{Connected, Connection, all};
+use super::table::colour;
+use super::{Failure, print};
+use before::{NEEDED, Permission};
+use finding::{Finding, Level};
 
 /// Check whether the cluster can run the sidecar, and whether the installation is healthy
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Uses KUBECONFIG, or the service account in a pod; needs to read nodes, the webhook configuration and \
-EndpointSlices.\n\nExit code 1 where something is not as it must be."
+    after_help = "Before (--pre: these alone): versions of the API server and of every kubelet, whether you may install the chart, \
+cluster DNS, Pod Security of the namespaces that ask, other webhooks that change pods, policies. After: the webhook and its \
+certificates, replicas, the leader, the policies in force, and what admission makes of a pod that asks, which is a dry run and \
+creates nothing. What you may not read is a WARN.\n\nEach line is OK, WARN (it works; something is worth knowing) or FAIL, with the \
+remedy.\n\nExit codes: 0 nothing failed; 1 something did, or with --strict was a WARN; 2 wrong usage.\n\nExamples:\n  \
+dot-injector check --pre --target shop\n  dot-injector check -o json | jq -r '.checks[] | select(.level == \"FAIL\")'"
 )]
 pub(super) struct Check {
     /// Look at the cluster alone: before the chart is installed
     #[arg(long)]
     pre: bool,
-    /// The kubeconfig's context to use [default: the current one]
+    /// A namespace whose pods are to have the sidecar, beside those that ask already; repeatable
     #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    target: Vec<String>,
+    /// Create a pod that asks, wait until it is Ready, and remove it
+    #[arg(long, conflicts_with = "pre")]
+    test_pod: bool,
+    /// Where a pod is tried [default: the namespace of the kubeconfig's context]
+    #[arg(long, value_name = "NAME")]
+    try_in: Option<String>,
+    /// A WARN counts as a failure
+    #[arg(long)]
+    strict: bool,
+    /// How to print it
+    #[arg(long, short, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
+    output: Output,
     /// The injector's namespace
     #[arg(long, short, value_name = "NAME", default_value = "dot-sidecar", env = "POD_NAMESPACE")]
     namespace: String,
@@ -43,62 +61,120 @@ pub(super) struct Check {
     /// The injector's MutatingWebhookConfiguration
     #[arg(long, value_name = "NAME", default_value = "dot-sidecar")]
     webhook_configuration: String,
+    #[command(flatten)]
+    connection: Connection,
 }
+
+/// How findings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// What the chart calls its Secret and its Lease.
+const SECRET: &str = "dot-injector-tls";
+const LEASE: &str = "dot-injector";
+/// How much longer it takes with a test pod, in seconds.
+const TEST_POD: u64 = 120;
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let findings = block_on(async {
-            timeout(TIMEOUT, self.look())
-                .await
-                .map_err(|_| Failure::Work(format!("the API server did not answer within {} s", TIMEOUT.as_secs())))?
-        })??;
-        print(&findings::table(&findings))?;
-        if findings.iter().all(Finding::is_good) { Ok(()) } else { Err(Failure::Negative) }
+        let longer = if self.test_pod { TEST_POD } else { 0 };
+        let findings = self.connection.work_longer(longer, async |connected| self.look(connected).await)?;
+        print(&match self.output {
+            Output::Table => finding::table(&findings, colour()),
+            Output::Json => finding::json(&findings),
+        })?;
+        let worst = if self.strict { Level::Ok } else { Level::Warn };
+        if findings.iter().all(|finding| finding.level <= worst) { Ok(()) } else { Err(Failure::Negative) }
     }
 
-    async fn look(&self) -> Result<Vec<Finding>, Failure> {
-        let client = self.client().await?;
+    async fn look(&self, connected: Connected) -> Result<Vec<Finding>, Failure> {
+        let Connected { client, namespace } = connected;
+        let mut findings = self.before(&client).await?;
+        if !self.pre {
+            findings.extend(self.after(&client).await);
+            let place = self.try_in.as_deref().unwrap_or(&namespace);
+            let (finding, image) = trial::dry_run(&client, place).await;
+            let is_admitted = finding.level == Level::Ok;
+            findings.push(finding);
+            if let Some(image) = image.filter(|_| self.test_pod && is_admitted) {
+                findings.push(trial::real(&client, place, &image).await);
+            }
+        }
+        Ok(findings)
+    }
+
+    async fn before(&self, client: &Client) -> Result<Vec<Finding>, Failure> {
         let version = client
             .apiserver_version()
             .await
             .map_err(|error| Failure::Work(format!("the API server could not be asked for its version: {error}")))?;
-        let mut findings = vec![findings::api_server(&version.git_version), findings::nodes(nodes(&client).await)];
+        let services: Api<Service> = Api::all(client.clone());
+        let services = services.list(&ListParams::default().labels(before::CLUSTER_DNS)).await.map(|list| list.items);
+        let configurations: kube::Result<Vec<MutatingWebhookConfiguration>> = all(&Api::all(client.clone())).await;
+        let namespaces: kube::Result<Vec<Namespace>> = all(&Api::all(client.clone())).await;
+        let policies = client.list_api_group_resources("admissionregistration.k8s.io/v1").await;
+        let policies = policies.map(|list| list.resources.into_iter().map(|resource| resource.name).collect());
+        let mut findings =
+            vec![before::api_server(&version.git_version), before::nodes(all(&Api::all(client.clone())).await)];
         if self.pre {
-            return Ok(findings);
+            findings.push(before::permissions(self.missing_permissions(client).await));
         }
-        let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
-        let configuration = configurations.get_opt(&self.webhook_configuration).await;
-        findings.push(findings::webhook(&self.webhook_configuration, configuration));
-        let slices: Api<EndpointSlice> = Api::namespaced(client, &self.namespace);
-        let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={}", self.service));
-        findings.push(findings::replicas(&self.namespace, &self.service, slices.list(&of_service).await));
+        findings.extend([
+            before::cluster_dns(services),
+            before::pod_security(namespaces, &self.target),
+            before::neighbours(configurations, &self.webhook_configuration),
+            before::policies(policies),
+        ]);
         Ok(findings)
     }
 
-    async fn client(&self) -> Result<Client, Failure> {
-        let config = match &self.context {
-            None => Config::infer().await.map_err(Failure::usage)?,
-            Some(context) => {
-                let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-                Config::from_kubeconfig(&options)
-                    .await
-                    .map_err(|error| Failure::Usage(format!("--context {context}: {error}")))?
-            }
-        };
-        Client::try_from(config).map_err(Failure::usage)
+    async fn after(&self, client: &Client) -> Vec<Finding> {
+        let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+        let configuration = configurations.get_opt(&self.webhook_configuration).await;
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
+        let leases: Api<Lease> = Api::namespaced(client.clone(), &self.namespace);
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &self.namespace);
+        let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={}", self.service));
+        let ours = ListParams::default().labels(after::PART_OF);
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
+        vec![
+            after::webhook(&self.webhook_configuration, &configuration),
+            after::certificate(SECRET, secrets.get_opt(SECRET).await),
+            after::replicas(&self.namespace, &self.service, slices.list(&of_service).await),
+            after::leader(leases.get_opt(LEASE).await),
+            after::policies(
+                policies.list(&ours).await.map(|list| list.items),
+                bindings.list(&ours).await.map(|list| list.items),
+            ),
+        ]
     }
-}
 
-async fn nodes(client: &Client) -> kube::Result<Vec<Node>> {
-    let api: Api<Node> = Api::all(client.clone());
-    let mut nodes = Vec::new();
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let page = api.list(&params).await?;
-        nodes.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(nodes),
-        }
+    /// What of the chart whoever runs this may not create.
+    async fn missing_permissions(&self, client: &Client) -> kube::Result<Vec<Permission>> {
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+        let asked = NEEDED.iter().map(|permission| {
+            let attributes = ResourceAttributes {
+                group: Some(permission.group.to_owned()),
+                resource: Some(permission.resource.to_owned()),
+                verb: Some("create".to_owned()),
+                namespace: permission.is_namespaced.then(|| self.namespace.clone()),
+                ..ResourceAttributes::default()
+            };
+            let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+            let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+            let reviews = reviews.clone();
+            async move {
+                let answer = reviews.create(&PostParams::default(), &review).await?;
+                Ok::<_, kube::Error>((*permission, answer.status.is_some_and(|status| status.allowed)))
+            }
+        });
+        let answers: Vec<(Permission, bool)> = try_join_all(asked).await?;
+        Ok(answers.into_iter().filter(|(_, allowed)| !allowed).map(|(permission, _)| permission).collect())
     }
 }

@@ -34,19 +34,28 @@ pub(super) struct Connected {
 impl Connection {
     /// Works with the cluster, within the time.
     pub(super) fn work<T>(&self, work: impl AsyncFnOnce(Connected) -> Result<T, Failure>) -> Result<T, Failure> {
+        self.work_longer(0, work)
+    }
+
+    /// The same, within so many seconds more.
+    pub(super) fn work_longer<T>(
+        &self,
+        seconds: u64,
+        work: impl AsyncFnOnce(Connected) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let within = self.timeout + seconds;
         block_on(async {
             let all = async { work(self.connect().await?).await };
-            timeout(Duration::from_secs(self.timeout), all).await.map_err(|_| {
+            timeout(Duration::from_secs(within), all).await.map_err(|_| {
                 Failure::Work(format!(
-                    "the API server did not answer all within {} s: is it reachable? --timeout gives it longer",
-                    self.timeout
+                    "the API server did not answer all within {within} s: is it reachable? --timeout gives it longer"
                 ))
             })?
         })?
     }
 
     async fn connect(&self) -> Result<Connected, Failure> {
-        let config = match &self.context {
+        let mut config = match &self.context {
             None => Config::infer().await.map_err(|error| {
                 Failure::Usage(format!("no cluster is known: {error}: set KUBECONFIG, or run in a pod"))
             })?,
@@ -57,6 +66,8 @@ impl Connection {
                     .map_err(|error| Failure::Usage(format!("--context {context}: {error}")))?
             }
         };
+        // Whoever waits at a terminal is told at once what the API server has no time for.
+        config.default_retry = false;
         let namespace = config.default_namespace.clone();
         Ok(Connected { client: Client::try_from(config).map_err(Failure::usage)?, namespace })
     }

@@ -62,12 +62,23 @@ impl Offline {
     /// Reads the manifests and decides about their pods.
     pub(super) fn decide(&self) -> Result<(Manifest, Vec<Finding>), Failure> {
         let surroundings = self.surroundings()?;
-        let mut manifest = self.manifests.read(&self.namespace)?;
+        let mut manifest = self.read()?;
         let findings = manifest.inject(&surroundings);
         Ok((manifest, findings))
     }
 
-    fn surroundings(&self) -> Result<Surroundings, Failure> {
+    /// Reads the manifests.
+    pub(super) fn read(&self) -> Result<Manifest, Failure> {
+        self.manifests.read(&self.namespace)
+    }
+
+    /// The namespace of what names none.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// What the flags say of the cluster.
+    pub(super) fn surroundings(&self) -> Result<Surroundings, Failure> {
         let mut settings = settings(self.config.as_deref())?;
         if !self.cluster_dns.is_empty() {
             settings.cluster.dns_addresses.clone_from(&self.cluster_dns);

@@ -214,3 +214,75 @@ fn status_without_a_cluster_is_wrong_usage_and_names_the_remedy() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("set KUBECONFIG"), "{}", text(&output.stderr));
 }
+
+fn explain(input: &str) -> Output {
+    run(&["explain", "-f", "-", "--cluster-dns", "10.96.0.10"], input)
+}
+
+#[test]
+fn explain_foresees_who_would_refuse_the_injected_pod() {
+    let facts = r#"
+kind: Namespace
+metadata: {name: default, labels: {pod-security.kubernetes.io/enforce: restricted}}
+---
+kind: ResourceQuota
+metadata: {name: team}
+spec: {hard: {requests.cpu: "1", limits.memory: 1Gi}}
+---
+"#;
+    let output = explain(&format!("{facts}{ASKING_POD}"));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let told = text(&output.stdout);
+    assert!(told.contains("trouble: Pod Security: restricted would refuse it: container app has no"), "{told}");
+    assert!(!told.contains("container dot-proxy has"), "the sidecar passes restricted: {told}");
+    assert!(
+        told.contains("trouble: ResourceQuota team: demands limits.memory of every container, and app has none"),
+        "{told}"
+    );
+    let output = explain(ASKING_POD);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+#[test]
+fn explain_heeds_facts_of_another_file_and_does_not_explain_them() {
+    let file = std::env::temp_dir().join(format!("dot-facts-{}.yaml", std::process::id()));
+    let pod = "kind: Pod\nmetadata: {name: another}\nspec: {containers: []}\n";
+    let namespace = "kind: Namespace\nmetadata: {name: default, labels: {dot-sidecar.io/inject: 'true'}}\n";
+    std::fs::write(&file, format!("{pod}---\n{namespace}")).unwrap();
+    let silent = ASKING_POD.replace(r#""annotations": {"dot-sidecar.io/inject": "true"}"#, r#""annotations": {}"#);
+    let output = run(&["explain", "-f", "-", "--cluster-dns", "10.96.0.10", "--with", file.to_str().unwrap()], &silent);
+    std::fs::remove_file(&file).unwrap();
+    let told = text(&output.stdout);
+    assert!(told.starts_with("Pod/web in default: injected\n") && !told.contains("another"), "{told}");
+}
+
+/// Runs the program under another name.
+fn run_as(name: &str, arguments: &[&str]) -> Output {
+    let folder = std::env::temp_dir().join(format!("dot-names-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let link = folder.join(name);
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dot-injector"), &link).unwrap();
+    let output = Command::new(&link).args(arguments).output().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    output
+}
+
+#[test]
+fn as_a_plugin_of_kubectl_it_calls_itself_so() {
+    let help = text(&run_as("kubectl-dot", &["status", "--help"]).stdout);
+    assert!(help.contains("Usage: kubectl dot status") && help.contains("kubectl dot status -A"), "{help}");
+    let refused = run_as("kubectl-dot", &["uninject", "-f", "/nonexistent"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).starts_with("kubectl dot: --filename /nonexistent: "), "{}", text(&refused.stderr));
+    let completed = text(&run_as("kubectl_complete-dot", &["unin"]).stdout);
+    assert!(completed.starts_with("uninject\t") && completed.ends_with(":4\n"), "{completed}");
+}
+
+#[test]
+fn shells_are_told_how_to_complete() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = text(&run(&["completion", shell], "").stdout);
+        assert!(script.contains("dot-injector") && script.contains("uninject"), "{shell}: {script}");
+    }
+}
