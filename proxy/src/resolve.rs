@@ -383,7 +383,7 @@ impl Resolver {
             self.refresh(asked, question, Some(stale.clone()), now, asking);
             return Step::Reply;
         }
-        let place = match self.places.take(Who::sending(sender.address)) {
+        let place = match self.places.take(Who::sending(sender.address), sender.protocol) {
             Ok(place) => place,
             Err(none) => return self.answer_overload(asked, question, none, out),
         };

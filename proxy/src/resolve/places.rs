@@ -1,4 +1,8 @@
 //! Queries that wait for an answer: how many in all, and how many of each client.
+//!
+//! Nobody may have more places than are left for all others: whoever takes many finds that the fewer are left, the fewer are
+//! his, so that a few that flood leave room for who comes with one query, however high their own bound is. (Choudhury and
+//! Hahne, Dynamic Queue Length Thresholds for Shared-Memory Packet Switches, 1998.)
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -7,53 +11,84 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use foldhash::fast::RandomState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::Protocol;
 use crate::clients::who::Who;
 
-/// Clients are counted in so many shares. Two that fall into one share it, of which nobody can foresee who they are.
-const SHARES: usize = 1024;
+/// Counters in a row; of each row a client has one, and nobody can foresee which.
+const COUNTERS: usize = 1024;
+
+/// Rows. Only who shares both counters with those that take many has fewer places for it.
+const ROWS: usize = 2;
+
+/// Of so many places one is for connections alone: whom datagrams come from may be forged, and of those there may be any number.
+const FOR_CONNECTIONS: usize = 8;
 
 /// The places there are.
 #[derive(Debug)]
 pub(super) struct Places {
     all: Arc<Semaphore>,
     most: usize,
-    most_of_one: u32,
-    shares: Arc<[AtomicU32]>,
+    most_of_one: usize,
+    shares: Arc<Shares>,
     hasher: RandomState,
 }
+
+/// How many places clients have: at least as many as they have, and more only for who shares all its counters (a count-min
+/// sketch, Cormode and Muthukrishnan 2005).
+#[derive(Debug)]
+struct Shares([[AtomicU32; COUNTERS]; ROWS]);
+
+/// Which counters a client has.
+type Counted = [usize; ROWS];
 
 /// A place among the queries that wait; given back when it is dropped.
 #[derive(Debug)]
 pub struct Place {
     _of_all: OwnedSemaphorePermit,
-    share: Option<(Arc<[AtomicU32]>, usize)>,
+    share: Option<(Arc<Shares>, Counted)>,
 }
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoPlace {
-    /// All are taken.
+    /// All are taken, or so many that this client has its part of them.
     OfAll,
-    /// The client has taken its share.
+    /// The client has as many as one may ever have.
     OfClient,
 }
 
 impl Places {
     /// So many in all, and so many for one client.
     pub(super) fn new(most: usize, most_of_one: u32) -> Self {
-        let shares = (0..SHARES).map(|_| AtomicU32::new(0)).collect();
-        Self { all: Arc::new(Semaphore::new(most)), most, most_of_one, shares, hasher: RandomState::default() }
+        let shares = Shares([const { [const { AtomicU32::new(0) }; COUNTERS] }; ROWS]);
+        let most_of_one = usize::try_from(most_of_one).unwrap_or(usize::MAX);
+        let all = Arc::new(Semaphore::new(most));
+        Self { all, most, most_of_one, shares: Arc::new(shares), hasher: RandomState::default() }
     }
 
     /// A place for a client's query.
-    pub(super) fn take(&self, who: Who) -> Result<Place, NoPlace> {
-        let of_all = self.of_all().ok_or(NoPlace::OfAll)?;
-        let index = usize::try_from(self.hasher.hash_one(who) % SHARES as u64).expect("less than SHARES");
-        if self.shares[index].fetch_add(1, Ordering::Relaxed) >= self.most_of_one {
-            self.shares[index].fetch_sub(1, Ordering::Relaxed);
-            return Err(NoPlace::OfClient);
+    pub(super) fn take(&self, who: Who, by: Protocol) -> Result<Place, NoPlace> {
+        let reserved = if by == Protocol::Udp { self.most / FOR_CONNECTIONS } else { 0 };
+        let left = self.all.available_permits().saturating_sub(reserved);
+        // A port of loopback is that of a program's socket or of another's connection.
+        let hash = self.hasher.hash_one((who, by == Protocol::Udp));
+        let counted = [hash, hash.rotate_left(32)].map(index);
+        let has = self.shares.add(counted);
+        let refused = if has >= self.most_of_one {
+            Some(NoPlace::OfClient)
+        } else if has >= left {
+            Some(NoPlace::OfAll)
+        } else {
+            None
+        };
+        let of_all = refused.map_or_else(|| self.of_all().ok_or(NoPlace::OfAll), Err);
+        match of_all {
+            Ok(of_all) => Ok(Place { _of_all: of_all, share: Some((Arc::clone(&self.shares), counted)) }),
+            Err(none) => {
+                self.shares.subtract(counted);
+                Err(none)
+            }
         }
-        Ok(Place { _of_all: of_all, share: Some((Arc::clone(&self.shares), index)) })
     }
 
     /// A place for a query of the proxy's own.
@@ -72,30 +107,99 @@ impl Places {
     }
 }
 
+impl Shares {
+    /// Counts one more; tells how many there were.
+    fn add(&self, counted: Counted) -> usize {
+        let had = self.counters(counted).map(|counter| counter.fetch_add(1, Ordering::Relaxed)).min();
+        had.and_then(|had| usize::try_from(had).ok()).unwrap_or(usize::MAX)
+    }
+
+    fn subtract(&self, counted: Counted) {
+        self.counters(counted).for_each(|counter| _ = counter.fetch_sub(1, Ordering::Relaxed));
+    }
+
+    fn counters(&self, counted: Counted) -> impl Iterator<Item = &AtomicU32> {
+        self.0.iter().zip(counted).map(|(row, index)| &row[index])
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some((shares, index)) = &self.share {
-            shares[*index].fetch_sub(1, Ordering::Relaxed);
+        if let Some((shares, counted)) = &self.share {
+            shares.subtract(*counted);
         }
     }
+}
+
+fn index(hash: u64) -> usize {
+    usize::try_from(hash % COUNTERS as u64).expect("less than COUNTERS")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn all_that(places: &Places, who: Who, by: Protocol) -> (Vec<Place>, NoPlace) {
+        let mut taken = Vec::new();
+        loop {
+            match places.take(who, by) {
+                Ok(place) => taken.push(place),
+                Err(none) => return (taken, none),
+            }
+        }
+    }
+
     #[test]
-    fn a_client_that_has_its_share_leaves_places_for_others() {
-        let places = Places::new(10, 4);
-        let greedy = Who::Loopback(1);
-        let mut taken: Vec<_> = (0..4).map(|_| places.take(greedy).unwrap()).collect();
-        assert_eq!(places.take(greedy).unwrap_err(), NoPlace::OfClient);
-        // One of a hundred others shares a counter with it at the most likely; the rest has room.
-        let other = (2..100).find_map(|port| places.take(Who::Loopback(port)).ok());
-        assert!(other.is_some());
+    fn a_client_has_no_more_than_its_bound() {
+        let places = Places::new(100, 4);
+        let (mut taken, none) = all_that(&places, Who::Loopback(1), Protocol::Tcp);
+        assert_eq!((taken.len(), none), (4, NoPlace::OfClient));
         taken.pop();
-        taken.push(places.take(greedy).unwrap());
-        let rest: Vec<_> = std::iter::from_fn(|| places.take_for_nobody()).collect();
-        assert_eq!((rest.len(), places.take(greedy).unwrap_err()), (5, NoPlace::OfAll));
+        assert!(places.take(Who::Loopback(1), Protocol::Tcp).is_ok());
+    }
+
+    #[test]
+    fn who_takes_all_it_can_leaves_as_much_for_others() {
+        let places = Places::new(1000, 5000);
+        let (taken, none) = all_that(&places, Who::Loopback(1), Protocol::Tcp);
+        assert_eq!((taken.len(), none), (500, NoPlace::OfAll));
+        let (others, _) = all_that(&places, Who::Loopback(2), Protocol::Tcp);
+        assert_eq!(others.len(), 250);
+    }
+
+    #[test]
+    fn beside_many_that_take_all_they_can_whoever_comes_with_a_query_has_a_place() {
+        let places = Places::new(4096, 1024);
+        let mut taken = Vec::new();
+        for _ in 0..1024 {
+            taken.extend((0..16).flat_map(|port| places.take(Who::Loopback(port), Protocol::Udp)));
+        }
+        // Of 3,584 each has as many as are left.
+        assert!((16 * 200..16 * 230).contains(&taken.len()), "{}", taken.len());
+        for by in [Protocol::Udp, Protocol::Tcp] {
+            // Who shares both counters with one of sixteen, of a million pairs: one of thousands of clients.
+            let refused = (1000..6000).filter(|port| places.take(Who::Loopback(*port), by).is_err()).count();
+            assert!(refused < 20, "{refused} of 5000 by {by:?}");
+        }
+    }
+
+    #[test]
+    fn however_many_send_datagrams_a_connection_has_places() {
+        let places = Places::new(4096, 1024);
+        let forged: Vec<_> = (0..60_000).flat_map(|port| places.take(Who::Loopback(port), Protocol::Udp)).collect();
+        assert!((3000..=4096 - 512).contains(&forged.len()), "{}", forged.len());
+        let refused = (0..200).filter(|port| places.take(Who::Loopback(*port), Protocol::Tcp).is_err()).count();
+        assert_eq!(refused, 0);
+    }
+
+    #[test]
+    fn all_that_was_taken_comes_back() {
+        let places = Places::new(3, 3);
+        for _ in 0..5 {
+            let (mut taken, _) = all_that(&places, Who::Loopback(7), Protocol::Tcp);
+            taken.extend(std::iter::from_fn(|| places.take_for_nobody()));
+            assert_eq!((taken.len(), places.take(Who::Loopback(8), Protocol::Tcp).unwrap_err()), (3, NoPlace::OfAll));
+        }
+        assert!(places.shares.0.iter().flatten().all(|counter| counter.load(Ordering::Relaxed) == 0));
     }
 }
