@@ -4,6 +4,7 @@
 //! resident. What talks to the kernel is in one file per platform: `linux.rs`, with the `unsafe` that system calls need,
 //! and `portable.rs`, one datagram at a time, for developing elsewhere.
 
+mod source;
 #[cfg(target_os = "linux")]
 #[path = "datagrams/linux.rs"]
 mod system;
@@ -14,9 +15,11 @@ mod system;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 
+pub use source::Source;
 pub use system::Inbox;
 
 /// Datagrams in one system call, at most.
@@ -93,6 +96,28 @@ impl DatagramSocket {
     /// is of an earlier datagram, or of an end.
     pub fn receive(&self, inbox: &mut Inbox, most: usize) -> io::Result<usize> {
         inbox.receive(&self.socket, most.clamp(1, BATCH))
+    }
+
+    /// Has [`receive`](Self::receive) wait so long at most, and then fail; or for ever.
+    pub fn wait_at_most(&self, time: Option<Duration>) -> io::Result<()> {
+        self.socket.set_read_timeout(time)
+    }
+
+    /// Has the kernel take as large a part of what these sources send as `part` is of 2³², and all of what others send. What
+    /// it does not take counts as dropped. There may be 250 sources at most.
+    pub fn take_part_of(&self, sources: &[Source], part: u32) -> io::Result<()> {
+        system::take_part_of(&self.socket, sources, part)
+    }
+
+    /// Has the kernel take all again.
+    pub fn take_all(&self) -> io::Result<()> {
+        system::take_all(&self.socket)
+    }
+
+    /// Datagrams that the kernel has dropped so far: there was no room for them, or they were not to be taken. The count begins
+    /// anew at 2³².
+    pub fn dropped(&self) -> io::Result<u32> {
+        system::dropped(&self.socket)
     }
 
     /// Ends the wait of the thread that reads, now and for good. What has come can still be read, and replies be sent.

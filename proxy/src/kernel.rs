@@ -23,8 +23,6 @@ mod linux {
     use std::time::Duration;
     use std::{io, mem};
 
-    use tokio::net::TcpStream;
-
     /// Asks that this thread, and those that it starts from here on, when they have something to do, run before one with a
     /// longer slice. That is a wish for less delay and not for more time, so it is open to everyone (Linux 6.12; older ones
     /// ignore it). Without it, a thread that sleeps most of the time waits until the slice of one that is busy is over, 3 ms
@@ -43,8 +41,8 @@ mod linux {
     }
 
     /// Asks that nobody is woken for a connection until so many octets can be read, or it ends (SO_RCVLOWAT, socket(7)).
-    /// The kernel grants less where its buffer would be full before.
-    pub(crate) fn wake_at(socket: &TcpStream, octets: usize) -> io::Result<()> {
+    /// The kernel grants less where its buffer would be full before. Of a socket that listens, connections inherit it.
+    pub(crate) fn wake_at(socket: &impl AsRawFd, octets: usize) -> io::Result<()> {
         let octets = libc::c_int::try_from(octets).unwrap_or(libc::c_int::MAX);
         let length = libc::socklen_t::try_from(size_of_val(&octets)).expect("an int is small");
         // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the kernel reads one int from the address
@@ -71,13 +69,11 @@ mod elsewhere {
     use std::io;
     use std::time::Duration;
 
-    use tokio::net::TcpStream;
-
     pub(crate) fn run_soon(_: Duration) -> io::Result<()> {
         Ok(())
     }
 
-    pub(crate) fn wake_at(_: &TcpStream, _: usize) -> io::Result<()> {
+    pub(crate) fn wake_at<S>(_: &S, _: usize) -> io::Result<()> {
         Ok(())
     }
 }

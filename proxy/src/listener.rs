@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::events::Events;
+use crate::kernel;
 use crate::panics::Panics;
 
 /// Connections that the kernel may hold ready for us; it grants what net.core.somaxconn allows. In a flood of them a true
@@ -43,6 +44,8 @@ pub struct Metrics {
     pub events: Events,
     /// Replies in datagrams that the system did not take.
     pub unsent: Counter,
+    /// How often more datagrams came than could be read, so that those who sent the most were held back.
+    floods: Counter,
     /// Messages lost to a defect of this program.
     panics: Panics,
     clients: Gauge,
@@ -63,6 +66,8 @@ impl Metrics {
     /// Registers them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("unsent_replies", "Replies in datagrams that could not be sent", self.unsent.clone());
+        let floods = "Times that senders of datagrams were held back, because more came than could be read";
+        registry.register("datagram_floods", floods, self.floods.clone());
         registry.register("tcp_clients", "TCP clients connected", self.clients.clone());
         registry.register("tcp_clients_closed", "TCP clients that left or were let go", self.closed.clone());
     }
@@ -101,7 +106,8 @@ impl Sockets {
             // Connections inherit these.
             socket.set_tcp_nodelay(true)?;
             socket.set_recv_buffer_size(STREAM)?;
-            socket.set_send_buffer_size(STREAM)
+            socket.set_send_buffer_size(STREAM)?;
+            kernel::wake_at(socket, tcp::LENGTH)
         })?;
         Ok(Self { udp, tcp })
     }

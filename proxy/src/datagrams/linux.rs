@@ -12,6 +12,9 @@ use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
+use socket2::SockRef;
+
+use super::source::{Source, taking_a_part_of};
 use super::{BATCH, Datagram, Local, Peer, Reply, SLOT, each};
 
 /// From one slot to the next: two cache lines more than a slot, so that the starts of slots, which alone are used by
@@ -130,6 +133,30 @@ pub(super) fn prepare(socket: &UdpSocket, local: IpAddr) -> io::Result<()> {
     // SAFETY: the pointer is to an int that outlives the call, and the length is an int's.
     let outcome = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has the kernel drop what these sources send beyond a part of it, before it is queued.
+pub(super) fn take_part_of(socket: &UdpSocket, sources: &[Source], part: u32) -> io::Result<()> {
+    SockRef::from(socket).attach_filter(&taking_a_part_of(sources, part))
+}
+
+/// Has the kernel queue all that there is room for.
+pub(super) fn take_all(socket: &UdpSocket) -> io::Result<()> {
+    SockRef::from(socket).detach_filter()
+}
+
+/// What the kernel has dropped of a socket (SO_MEMINFO, since Linux 4.12; linux/sock_diag.h).
+pub(super) fn dropped(socket: &UdpSocket) -> io::Result<u32> {
+    const SO_MEMINFO: c_int = 55;
+    let mut counts = [0_u32; 9];
+    let index = usize::try_from(libc::SK_MEMINFO_DROPS).expect("the last of nine");
+    let mut length = libc::socklen_t::try_from(size_of_val(&counts)).expect("some dozens of octets");
+    // SAFETY: the descriptor is open while the socket is borrowed; the kernel writes at most `length` octets to the first
+    // address, which is that of a live array of that length, and the length to the second, that of a live socklen_t.
+    let outcome = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, (&raw mut counts).cast(), &raw mut length)
+    };
+    if outcome == 0 { Ok(counts[index]) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ends a wait in recvmmsg, now and later: on an unconnected socket shutdown(2) says ENOTCONN, and does it all the same

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use super::source::Source;
 use super::{Datagram, Peer, Reply, SLOT, each};
 
 /// How long a reader may take to see that it was told to stop.
@@ -40,6 +41,18 @@ impl Inbox {
 
 pub(super) fn prepare(socket: &UdpSocket, _local: IpAddr) -> io::Result<()> {
     socket.set_read_timeout(Some(NOTICE))
+}
+
+pub(super) fn take_part_of(_: &UdpSocket, _: &[Source], _: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(super) fn take_all(_: &UdpSocket) -> io::Result<()> {
+    Ok(())
+}
+
+pub(super) fn dropped(_: &UdpSocket) -> io::Result<u32> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 pub(super) fn wake_reader(_socket: &UdpSocket) {}

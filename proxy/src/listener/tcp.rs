@@ -20,6 +20,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
+pub(super) use self::client::LENGTH;
 use self::client::{Client, Scratch};
 use self::closed::{Closed, reset};
 use self::connections::{Connections, Full};
@@ -32,8 +33,9 @@ use crate::kernel;
 use crate::replies::{StreamOutbox, Streams};
 use crate::resolve::{Protocol, Resolver, Sender, Trust};
 
-/// Connections accepted in a row when there are as many as are allowed: fewer than may be open beyond those.
-const IN_A_ROW: u32 = 16;
+/// Connections accepted in a row; then it is the turn of all others who have something to do, and of what has come meanwhile:
+/// fewer than may be open beyond those allowed, and so few that nobody waits for long when very many connect at once.
+const IN_A_ROW: u32 = 4;
 
 thread_local! {
     /// Buffers belong to the thread, not to the client: one that is idle has none.
@@ -137,7 +139,7 @@ impl Service {
                     // Many may come at once: those that were told to go, to make room, go before more are looked at, and
                     // who has a query on the way is heard before it is taken for one that never asks.
                     in_a_row += 1;
-                    if in_a_row >= IN_A_ROW && shared.connections.is_full() {
+                    if in_a_row >= IN_A_ROW {
                         in_a_row = 0;
                         yield_now().await;
                     }
@@ -227,7 +229,7 @@ impl Shared {
 /// Serves a client until it leaves or is let go; its slot is free when this ends.
 async fn converse(mut client: Client<TcpStream>, mut stop: watch::Receiver<bool>) -> (TcpStream, Closed) {
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
-    let (mut stopping, mut awaited) = (false, 1);
+    let (mut stopping, mut awaited) = (false, LENGTH);
     let mut timer = pin!(sleep_until(client.due(Instant::now()).0));
     let reason = poll_fn(|context: &mut Context<'_>| {
         if !stopping && stopped.as_mut().poll(context).is_ready() {

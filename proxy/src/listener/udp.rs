@@ -3,6 +3,8 @@
 //! What the cache or the policy can answer is answered here, a batch at a time; two system calls for each query while it
 //! is quiet, two for up to 64 of them while it is busy.
 
+mod flood;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -13,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use self::flood::Flood;
 use super::Metrics;
 use crate::clients::table::Offence;
 use crate::clients::{Admission, Clients};
@@ -46,6 +49,7 @@ struct Reader {
     inbox: Inbox,
     replies: Batch,
     asking: Asking,
+    flood: Flood,
     /// Datagrams to ask the kernel for.
     most: usize,
 }
@@ -111,7 +115,9 @@ impl Drop for NotifyAtEnd {
 
 impl Reader {
     fn new(socket: Arc<DatagramSocket>, clients: Arc<Clients>, resolver: Arc<Resolver>, metrics: Metrics) -> Self {
+        let flood = Flood::counted(metrics.floods.clone());
         Self {
+            flood,
             socket,
             clients,
             resolver,
@@ -150,13 +156,28 @@ impl Reader {
 
     /// Reads a batch and answers what can be answered now; false when there was none.
     fn read(&mut self) -> io::Result<bool> {
-        let received = self.socket.receive(&mut self.inbox, self.most)?;
+        let received = self.receive()?;
         self.most = next_batch(self.most, received);
         // What is not one message's work.
         if catch_unwind(AssertUnwindSafe(|| self.answer(received))).is_err() {
             self.metrics.panics.note("listener");
         }
         Ok(self.inbox.get(0).is_some())
+    }
+
+    /// Takes what has come, and sees to it that who sends the most leaves room for others.
+    fn receive(&mut self) -> io::Result<usize> {
+        let received = match self.socket.receive(&mut self.inbox, self.most) {
+            Err(error) if self.flood.holds_back() && error.kind() == io::ErrorKind::WouldBlock => 0,
+            received => received?,
+        };
+        if received == BATCH {
+            let sources = (0..received).filter_map(|index| self.inbox.get(index)).map(|one| one.peer.address);
+            self.flood.full(&self.socket, sources, Instant::now());
+        } else {
+            self.flood.kept_up(&self.socket, Instant::now);
+        }
+        Ok(received)
     }
 
     fn answer(&mut self, received: usize) {

@@ -16,6 +16,9 @@ use crate::replies::{Recipient, StreamOutbox};
 use crate::resolve::{Asking, Resolver, Sender, Step};
 use crate::wire::fault::Fault;
 
+/// Octets of a query's length (RFC 1035 §4.2.2): fewer are nothing to wake for.
+pub(in crate::listener) const LENGTH: usize = 2;
+
 /// Octets read at one go.
 const READ: usize = 8 << 10;
 
@@ -118,10 +121,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         (self.active + limits.idle, reason)
     }
 
-    /// How many octets must come before there is anything to do: the rest of a query that has begun. Who sends it octet by
-    /// octet does not take a turn for each.
+    /// How many octets must come before there is anything to do: a query's length, then the rest of it. Who sends it octet
+    /// by octet does not take a turn for each.
     pub(super) fn awaited(&self) -> usize {
-        let Some((length, begun)) = self.unread.split_first_chunk() else { return 1 };
+        let Some((length, begun)) = self.unread.split_first_chunk() else { return LENGTH - self.unread.len() };
         usize::from(u16::from_be_bytes(*length)).saturating_sub(begun.len()).max(1)
     }
 

@@ -110,11 +110,6 @@ impl Connections {
         Ok(Slot { connections: Arc::clone(self), id, who, seen })
     }
 
-    /// Whether there are as many as may be, or more while others make room.
-    pub(super) fn is_full(&self) -> bool {
-        self.state().open.len() >= self.most
-    }
-
     /// Tells the connections of a client that it is shut out.
     pub(super) fn shut_out(&self, who: Who) {
         let of_client = |open: &&Open| open.who == who;

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::error;
 
@@ -16,6 +17,10 @@ use super::frames::{Delivery, Incoming};
 use super::{Asker, Attempt, Cause, Ended, Shared, State, ended_by};
 use crate::replies::Outbox;
 use crate::wire::response;
+
+/// Reads with answers in them after which it is the turn of others: answers may come faster than they can be handed on, to who
+/// asks too much.
+const IN_A_ROW: u32 = 4;
 
 /// Room for one read.
 const READ: usize = 16 * 1024;
@@ -78,9 +83,16 @@ pub(super) async fn drive(shared: Arc<Shared>) -> Ended {
         asked_for_keepalive: false,
         outbox: Outbox::new(),
     };
+    let mut in_a_row = 0_u32;
     loop {
         match poll_fn(|context| driver.turn(context)).await {
-            Turn::Answers(read) => driver.deliver(read),
+            Turn::Answers(read) => {
+                driver.deliver(read);
+                in_a_row = (in_a_row + 1) % IN_A_ROW;
+                if in_a_row == 0 {
+                    yield_now().await;
+                }
+            }
             Turn::Late(late) => late.into_iter().for_each(|(asker, attempt, _)| asker.late(attempt)),
             Turn::Over(cause) => {
                 ending.1 = cause;
