@@ -8,6 +8,12 @@ pub fn let_go() {
     linux::let_go();
 }
 
+/// Gives back what the allocator keeps at hand of memory that was freed, wherever that lies.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    linux::give_back();
+}
+
 /// What talks to the kernel and to the allocator.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "three functions of libc without a safe form")]
@@ -24,6 +30,10 @@ mod linux {
     pub(super) fn let_go() {
         // SAFETY: `first_object` has the signature asked for, keeps nothing, and is called before this returns.
         unsafe { libc::dl_iterate_phdr(Some(first_object), ptr::null_mut()) };
+        give_back();
+    }
+
+    pub(super) fn give_back() {
         // SAFETY: it takes the allocator's own locks, and touches free memory alone.
         unsafe { libc::malloc_trim(0) };
     }

@@ -16,7 +16,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::cache::{self, Cache, Found, Hit, Key};
 use crate::clients::cookies::Cookies;
@@ -25,6 +25,7 @@ use crate::clients::who::Who;
 use crate::drops::{Dropped, Drops};
 use crate::events::Events;
 use crate::lookup::{Lookups, Subject, Waiter};
+use crate::memory;
 use crate::panics::{Panics, provoked};
 use crate::policy::{self, Policy, Verdict};
 use crate::replies::Recipient;
@@ -387,12 +388,29 @@ impl Resolver {
             Ok(place) => place,
             Err(none) => return self.answer_overload(asked, question, none, out),
         };
+        if self.places.have_become_scarce() {
+            self.give_memory_back_afterwards();
+        }
         let subject = Subject { asked, question, destination, stale };
         let waiter = Waiter { asked, question: None, limit, recipient: recipient(), place };
         if let Some(lookup) = self.lookups.join(self, subject, waiter) {
             lookup.start(now, &mut asking.batch);
         }
         Step::Waiting
+    }
+
+    /// Very many queries wait: once they no longer do, what they took is given back to the system.
+    #[cold]
+    fn give_memory_back_afterwards(self: &Arc<Self>) {
+        const PAUSE: Duration = Duration::from_secs(1);
+        let resolver = Arc::clone(self);
+        self.runtime.spawn(async move {
+            sleep(PAUSE).await;
+            while !resolver.places.are_plenty_again() {
+                sleep(PAUSE).await;
+            }
+            memory::give_back();
+        });
     }
 
     /// Who asks for all there is gets something (RFC 8482 §4.2), and all of it over TCP: nothing is made larger in the name

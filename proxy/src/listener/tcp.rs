@@ -7,7 +7,7 @@ mod closed;
 mod connections;
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 pub(super) use self::client::LENGTH;
 use self::client::{Client, Scratch};
 use self::closed::{Closed, reset};
-use self::connections::{Connections, Full};
+use self::connections::{Connections, Full, PUT_OFF};
 use super::{ClosedLabel, Metrics};
 use crate::clients::Clients;
 use crate::clients::table::Offence;
@@ -35,7 +35,7 @@ use crate::resolve::{Protocol, Resolver, Sender, Trust};
 
 /// Connections accepted in a row; then it is the turn of all others who have something to do, and of what has come meanwhile:
 /// fewer than may be open beyond those allowed, and so few that nobody waits for long when very many connect at once.
-const IN_A_ROW: u32 = 4;
+const IN_A_ROW: usize = 4;
 
 thread_local! {
     /// Buffers belong to the thread, not to the client: one that is idle has none.
@@ -124,8 +124,10 @@ impl Service {
         let mut in_a_row = 0;
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
                 _ = stop.wait_for(|stop| *stop) => break,
+                accepted = listener.accept() => accepted,
+                () = shared.farewells() => continue,
             };
             match accepted {
                 Ok((stream, address)) => {
@@ -136,11 +138,12 @@ impl Service {
                             drop(alive);
                         });
                     }
-                    // Many may come at once: those that were told to go, to make room, go before more are looked at, and
-                    // who has a query on the way is heard before it is taken for one that never asks.
+                    // Many may come at once: who has a query on the way is heard before it is taken for one that never
+                    // asks, and those that make room for others do so in time.
                     in_a_row += 1;
                     if in_a_row >= IN_A_ROW {
                         in_a_row = 0;
+                        shared.connections.let_go(IN_A_ROW, PUT_OFF);
                         yield_now().await;
                     }
                 }
@@ -157,6 +160,14 @@ impl Service {
 }
 
 impl Shared {
+    /// Lets some of those go that make room for others; takes for ever if there are none.
+    async fn farewells(&self) {
+        if !self.connections.let_go(IN_A_ROW, 0) {
+            pending::<()>().await;
+        }
+        yield_now().await;
+    }
+
     /// What serves a connection, unless it is not taken: then it is reset.
     fn admit(
         self: &Arc<Self>,

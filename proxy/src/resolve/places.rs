@@ -6,7 +6,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use foldhash::fast::RandomState;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,6 +31,8 @@ pub(super) struct Places {
     most_of_one: usize,
     shares: Arc<Shares>,
     hasher: RandomState,
+    /// They have become scarce, and not plenty since.
+    scarce: AtomicBool,
 }
 
 /// How many places clients have: at least as many as they have, and more only for who shares all its counters (a count-min
@@ -63,7 +65,14 @@ impl Places {
         let shares = Shares([const { [const { AtomicU32::new(0) }; COUNTERS] }; ROWS]);
         let most_of_one = usize::try_from(most_of_one).unwrap_or(usize::MAX);
         let all = Arc::new(Semaphore::new(most));
-        Self { all, most, most_of_one, shares: Arc::new(shares), hasher: RandomState::default() }
+        Self {
+            all,
+            most,
+            most_of_one,
+            shares: Arc::new(shares),
+            hasher: RandomState::default(),
+            scarce: AtomicBool::new(false),
+        }
     }
 
     /// A place for a client's query.
@@ -94,6 +103,20 @@ impl Places {
     /// A place for a query of the proxy's own.
     pub(super) fn take_for_nobody(&self) -> Option<Place> {
         Some(Place { _of_all: self.of_all()?, share: None })
+    }
+
+    /// Whether less than half are left: true once, until they [are plenty](Self::are_plenty_again) again.
+    pub(super) fn have_become_scarce(&self) -> bool {
+        self.all.available_permits() < self.most / 2 && !self.scarce.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether more than three quarters are left, of those that were scarce.
+    pub(super) fn are_plenty_again(&self) -> bool {
+        let plenty = self.all.available_permits() > self.most / 4 * 3;
+        if plenty {
+            self.scarce.store(false, Ordering::Relaxed);
+        }
+        plenty
     }
 
     /// Waits until all are free.
@@ -190,6 +213,21 @@ mod tests {
         assert!((3000..=4096 - 512).contains(&forged.len()), "{}", forged.len());
         let refused = (0..200).filter(|port| places.take(Who::Loopback(*port), Protocol::Tcp).is_err()).count();
         assert_eq!(refused, 0);
+    }
+
+    #[test]
+    fn that_places_are_scarce_is_told_once_until_there_are_plenty_again() {
+        let places = Places::new(100, 100);
+        let mut taken: Vec<_> = (0..50).map(|_| places.take_for_nobody().unwrap()).collect();
+        assert!(!places.have_become_scarce());
+        taken.push(places.take_for_nobody().unwrap());
+        assert!(places.have_become_scarce() && !places.have_become_scarce() && !places.are_plenty_again());
+        taken.truncate(25);
+        assert!(!places.are_plenty_again());
+        taken.truncate(24);
+        assert!(!places.have_become_scarce() && places.are_plenty_again());
+        taken.extend((0..30).map(|_| places.take_for_nobody().unwrap()));
+        assert!(places.have_become_scarce());
     }
 
     #[test]

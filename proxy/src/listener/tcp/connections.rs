@@ -15,7 +15,10 @@ use crate::clients::who::Who;
 use crate::replies::StreamOutbox;
 
 /// Connections that may be open beyond those allowed while others make room for them.
-const MARGIN: usize = 64;
+const MARGIN: usize = 128;
+
+/// As many of those are told so only once nobody waits to be accepted.
+pub(super) const PUT_OFF: usize = MARGIN / 2;
 
 /// Connections looked at to find one that gives way.
 const LOOKED_AT: usize = 64;
@@ -40,6 +43,8 @@ struct State {
     of_clients: HashMap<Who, usize>,
     /// In the order in which they are looked at when one must give way; some may be gone.
     order: VecDeque<u64>,
+    /// They have to go, and were not woken for it.
+    leaving: VecDeque<Arc<Seen>>,
 }
 
 #[derive(Debug)]
@@ -85,7 +90,7 @@ impl Connections {
         Arc::new(Self { most, most_of_one, began: Instant::now(), state: Mutex::default() })
     }
 
-    /// Takes a connection, for which another may have to go.
+    /// Takes a connection, for which another may have to go, once it is [let go](Self::let_go).
     pub(super) fn admit(self: &Arc<Self>, who: Who, outbox: Arc<StreamOutbox>) -> Result<Slot, Full> {
         let mut state = self.state();
         if !who.is_loopback() && state.of_clients.get(&who).is_some_and(|count| *count >= self.most_of_one) {
@@ -110,6 +115,18 @@ impl Connections {
         Ok(Slot { connections: Arc::clone(self), id, who, seen })
     }
 
+    /// Tells so many of those that have to make room that they have; false if there are none. Some may be put off while others
+    /// wait to be accepted, who may have something to ask.
+    pub(super) fn let_go(&self, some: usize, put_off: usize) -> bool {
+        let told: Vec<_> = {
+            let leaving = &mut self.state().leaving;
+            let count = some.min(leaving.len().saturating_sub(put_off));
+            leaving.drain(..count).collect()
+        };
+        told.iter().for_each(|seen| seen.outbox.wake());
+        !told.is_empty()
+    }
+
     /// Tells the connections of a client that it is shut out.
     pub(super) fn shut_out(&self, who: Who) {
         let of_client = |open: &&Open| open.who == who;
@@ -130,7 +147,9 @@ impl Connections {
             }
             match open.seen.asked.load(Ordering::Relaxed) {
                 0 => {
-                    open.seen.tell(DISPLACED);
+                    let seen = Arc::clone(&open.seen);
+                    seen.has_to_go(DISPLACED);
+                    state.leaving.push_back(seen);
                     return true;
                 }
                 asked => {
@@ -142,8 +161,11 @@ impl Connections {
                 }
             }
         }
-        let idlest = idlest.and_then(|(_, id)| state.open.get(&id));
-        idlest.inspect(|open| open.seen.tell(DISPLACED)).is_some()
+        let Some(open) = idlest.and_then(|(_, id)| state.open.get(&id)) else { return false };
+        let seen = Arc::clone(&open.seen);
+        seen.has_to_go(DISPLACED);
+        state.leaving.push_back(seen);
+        true
     }
 
     fn milliseconds(&self) -> u64 {
@@ -157,8 +179,13 @@ impl Connections {
 
 impl Seen {
     fn tell(&self, why: u8) {
-        self.told.store(why, Ordering::Release);
+        self.has_to_go(why);
         self.outbox.wake();
+    }
+
+    /// It sees that when it is its turn.
+    fn has_to_go(&self, why: u8) {
+        self.told.store(why, Ordering::Release);
     }
 }
 
@@ -244,6 +271,18 @@ mod tests {
         let _third = admit(&connections, LOOPBACK).unwrap();
         assert_eq!(told()[0], Some(Closed::MadeRoom));
         assert_eq!(told()[2..], [None, None]);
+    }
+
+    #[tokio::test]
+    async fn farewells_are_put_off_while_many_connect_and_then_none_is_forgotten() {
+        let connections = Connections::new(8, 8);
+        let slots: Vec<_> = (0..8 + PUT_OFF + 3).map(|_| admit(&connections, LOOPBACK).unwrap()).collect();
+        let left = || connections.state().leaving.len();
+        assert_eq!(slots.iter().filter(|slot| slot.told_to_go().is_some()).count(), PUT_OFF + 3);
+        assert!(connections.let_go(2, PUT_OFF) && left() == PUT_OFF + 1);
+        assert!(connections.let_go(2, PUT_OFF) && !connections.let_go(2, PUT_OFF) && left() == PUT_OFF);
+        while connections.let_go(4, 0) {}
+        assert_eq!(left(), 0);
     }
 
     #[tokio::test(start_paused = true)]

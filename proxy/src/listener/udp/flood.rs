@@ -14,8 +14,8 @@ use tracing::info;
 
 use crate::datagrams::{DatagramSocket, Source};
 
-/// Datagrams read without ever having found the queue empty, until it is judged who sends them: less than the kernel queues.
-const WINDOW: usize = 2048;
+/// Datagrams read without ever having found the queue empty, until it is judged who sends them.
+const WINDOW: usize = 1024;
 
 /// Senders told apart. Whoever sends more than one datagram in so many is among them (Misra and Gries, Finding repeated
 /// elements, 1982).
