@@ -47,6 +47,10 @@ const BINARY: [(&str, i128); 6] =
 impl Quantity {
     /// Nothing.
     pub const ZERO: Self = Self { billionths: 0, binary: false };
+    /// One of something that is counted.
+    pub const ONE: Self = Self { billionths: ONE, binary: false };
+    /// The smallest quantity that is not nothing.
+    pub const LEAST: Self = Self { billionths: 1, binary: false };
 
     /// So many thousandths, as CPU is written.
     pub const fn from_millis(millis: u32) -> Self {

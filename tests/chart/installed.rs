@@ -83,7 +83,8 @@ impl Installed {
         }
     }
 
-    fn start_injector(&mut self) {
+    /// Runs an injector, and waits until it is ready.
+    pub(crate) fn start_injector(&mut self) {
         let said = |arguments: &str| self.kubectl(arguments, &Value::Null).stdout.trim().to_owned();
         let address = said("--namespace release-space get service dot-injector -o jsonpath={.spec.clusterIP}");
         let config = said("--namespace release-space get configmap dot-injector -o jsonpath={.data.config\\.yaml}");
@@ -129,7 +130,16 @@ impl Installed {
         }
     }
 
-    fn log(&self) -> String {
+    /// Runs the program with the rights of an administrator: what it printed, and its exit code.
+    pub(crate) fn run(&self, arguments: &str) -> (String, i32) {
+        let command = format!("{} {arguments}; echo \"exit $?\" >&2", program().display());
+        let said = self.control_plane.cluster(&["exec", "sh", "-c", &command], "");
+        let code = said.stderr.lines().rev().find_map(|line| line.strip_prefix("exit ")).unwrap().parse().unwrap();
+        (said.stdout, code)
+    }
+
+    /// What the injector has logged.
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 }
@@ -179,14 +189,18 @@ pub(crate) fn program() -> PathBuf {
     BUILT.get_or_init(build).clone()
 }
 
-/// The pod as `dot-injector inject` prints it, with the chart's configuration.
+/// The pod as `dot-injector inject` prints it, with the configuration that it has by itself.
 pub(crate) fn injected(pod: &Value) -> Value {
+    injected_with(pod, &["--cluster-dns", "10.96.0.10"])
+}
+
+/// The same, with these arguments.
+pub(crate) fn injected_with(pod: &Value, arguments: &[&str]) -> Value {
     let folder = std::env::temp_dir().join(format!("dot-chart-offline-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let file = folder.join(format!("{}.json", pod["metadata"]["name"].as_str().unwrap()));
     std::fs::write(&file, pod.to_string()).unwrap();
-    let output =
-        Command::new(program()).args(["inject", "--cluster-dns", "10.96.0.10", "-f"]).arg(&file).output().unwrap();
+    let output = Command::new(program()).arg("inject").args(arguments).arg("-f").arg(&file).output().unwrap();
     std::fs::remove_file(&file).unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed, and says why")]
 
 mod admission;
+mod checks;
 mod clients;
 mod idle;
 mod images;

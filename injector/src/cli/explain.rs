@@ -1,6 +1,7 @@
 //! `dot-injector explain`
 
 mod predict;
+mod resources;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
