@@ -4,112 +4,60 @@
 //! No controller and no kubelet runs here: the test makes the pods of a ReplicaSet, says that they are Ready, and how many of them
 //! a PodDisruptionBudget lets go.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::gate::{ControlPlane, Said};
-use crate::installed::program;
-use crate::{ROOT, render, yaml};
+use crate::installed::{Installed, injected_with};
+use crate::yaml;
 
-const ADMIN: &str = "127.0.0.1:18080";
-const SETTINGS: &str = "cluster: {domain: cluster.local, dnsAddresses: [10.96.0.10]}";
+/// What the injector is run with, but for what would show it pods: these are made as if it had been away.
+const KINDS: [&str; 8] = [
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "ConfigMap",
+    "Service",
+    "CustomResourceDefinition",
+];
+/// The namespace of the pods, which asks for the sidecar.
+const ASKING: &str = "asking";
 
-/// An API server with the chart's rights, and what the injector is run with.
-struct World {
-    control_plane: ControlPlane,
-    folder: PathBuf,
-    injector: Option<Child>,
-}
+/// An API server with as much of the chart.
+struct World(Installed);
 
 impl World {
-    fn start(name: &'static str) -> Self {
-        let control_plane = ControlPlane::start(name);
-        let folder = std::env::temp_dir().join(format!("dot-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let world = Self { control_plane, folder, injector: None };
-        world.control_plane.namespace("release-space", &json!({}));
-        world.control_plane.namespace("shop", &json!({"dot-sidecar.io/inject": "true"}));
-        let definition =
-            yaml(&std::fs::read_to_string(format!("{ROOT}/charts/dot-sidecar/files/proxyprofiles.yaml")).unwrap());
-        world.apply(&definition);
-        let rights = ["ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"];
-        for document in render(&["--set", "repair.enabled=true"]).unwrap() {
-            if rights.contains(&document["kind"].as_str().unwrap_or_default()) {
-                world.apply(&document);
-            }
-        }
-        world.eventually("the definition takes effect", || {
-            world.kubectl("get proxyprofiles").stderr.contains("No resources found")
-        });
-        world
+    fn start(name: &'static str, values: &str) -> Self {
+        Self(Installed::without_injector(name, &["--set", values], &KINDS))
     }
 
-    fn kubectl(&self, arguments: &str) -> Said {
-        self.control_plane.kubectl(arguments, &Value::Null)
-    }
-
-    fn apply(&self, document: &Value) {
-        let said = self.control_plane.kubectl("apply --server-side --force-conflicts -f -", document);
-        assert!(said.stderr.is_empty(), "{}", said.stderr);
+    fn kubectl(&self, arguments: &str) -> String {
+        let said = self.0.kubectl(arguments, &Value::Null);
+        said.stdout + &said.stderr
     }
 
     fn create(&self, document: &Value) -> Value {
-        let said = self.control_plane.kubectl("create -o json -f -", document);
+        let said = self.0.kubectl("create -o json -f -", document);
         serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {}", said.stderr))
     }
 
     fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(90);
+        self.within(Duration::from_secs(90), what, holds);
+    }
+
+    fn within(&self, time: Duration, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + time;
         while !holds() {
-            assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.log());
+            assert!(Instant::now() < deadline, "not in time: {what}");
             sleep(Duration::from_millis(200));
         }
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    /// Runs the injector as its ServiceAccount; it ends with the cluster.
-    fn injector(&mut self, settings: &str) {
-        let token = self.kubectl("create token dot-injector --namespace release-space").stdout;
-        let shown = self.kubectl("config view --raw -o json").stdout;
-        let mut config: Value = serde_json::from_str(&shown).unwrap();
-        config["users"][0]["user"] = json!({"token": token.trim()});
-        let (kubeconfig, file) = (self.folder.join("kubeconfig"), self.folder.join("config.yaml"));
-        std::fs::write(&kubeconfig, config.to_string()).unwrap();
-        std::fs::write(&file, settings).unwrap();
-        let log = std::fs::File::create(self.folder.join("log")).unwrap();
-        let kubeconfig = format!("KUBECONFIG={}", kubeconfig.display());
-        let child = Command::new("tests/cluster/cluster")
-            .args([
-                "exec",
-                "env",
-                &kubeconfig,
-                &program().display().to_string(),
-                "serve",
-                "--namespace",
-                "release-space",
-                "--identity",
-                "drift",
-            ])
-            .args(["--listen", "127.0.0.1:18443", "--admin", ADMIN, "--verbose", "--config"])
-            .arg(file)
-            .env("DOT_CLUSTER", self.control_plane.name())
-            .current_dir(ROOT)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn();
-        self.injector = Some(child.unwrap());
-    }
-
     fn metrics(&self) -> String {
-        self.control_plane.cluster(&["exec", "curl", "-s", &format!("http://{ADMIN}/metrics")], "").stdout
+        self.0.control_plane.cluster(&["exec", "curl", "-s", "http://127.0.0.1:8080/metrics"], "").stdout
     }
 
     fn counts(&self, state: &str, pods: u32) -> bool {
@@ -118,11 +66,8 @@ impl World {
 
     /// What `dot-injector status` finds in the namespace, and whether it exits with 0.
     fn status(&self) -> (Value, bool) {
-        let command =
-            format!("{} status -n shop -o json --injector-namespace release-space; echo $? >&2", program().display());
-        let said = self.control_plane.cluster(&["exec", "sh", "-c", &command], "");
-        let report = serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {}", said.stderr));
-        (report, said.stderr.trim_end().ends_with('0'))
+        let (text, code) = self.0.run(&format!("status -n {ASKING} -o json --injector-namespace release-space"));
+        (serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")), code == 0)
     }
 
     /// The state of each pod, by `dot-injector status`.
@@ -134,21 +79,10 @@ impl World {
 
     /// Says what a kubelet or a controller would say of an object.
     fn say(&self, object: &str, status: &Value) {
-        let patch = json!({"status": status}).to_string();
-        let words = [
-            "exec",
-            "kubectl",
-            "patch",
-            "--namespace",
-            "shop",
-            object,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            &patch,
-        ];
-        let said = self.control_plane.cluster(&words, "");
-        assert!(said.stderr.is_empty(), "{}", said.stderr);
+        let patch = json!({"status": status});
+        let said =
+            self.kubectl(&format!("patch --namespace {ASKING} {object} --subresource=status --type=merge -p {patch}"));
+        assert!(said.contains("patched"), "{said}");
     }
 
     fn is_ready(&self, pod: &str) {
@@ -157,7 +91,7 @@ impl World {
     }
 
     fn is_there(&self, pod: &str) -> bool {
-        self.kubectl(&format!("get pod --namespace shop {pod}")).stdout.contains(pod)
+        self.kubectl(&format!("get pod --namespace {ASKING} {pod} --ignore-not-found")).contains(pod)
     }
 
     /// A Deployment's ReplicaSet, as the owner of pods.
@@ -166,7 +100,7 @@ impl World {
             json!({"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "app", "image": "app"}]}});
         let selector = json!({"matchLabels": {"app": name}});
         let deployment = self.create(
-            &json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "shop"},
+            &json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": ASKING},
             "spec": {"replicas": 2, "selector": selector, "template": template}}),
         );
         let controller = |object: &Value| {
@@ -174,68 +108,51 @@ impl World {
                 "controller": true, "blockOwnerDeletion": true}])
         };
         let replica_set = self.create(&json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
-            "metadata": {"name": format!("{name}-5d"), "namespace": "shop", "ownerReferences": controller(&deployment)},
+            "metadata": {"name": format!("{name}-5d"), "namespace": ASKING, "ownerReferences": controller(&deployment)},
             "spec": {"replicas": 2, "selector": selector, "template": template}}));
         controller(&replica_set)
     }
-}
 
-impl Drop for World {
-    fn drop(&mut self) {
-        self.control_plane.cluster(&["down"], "");
-        if let Some(injector) = &mut self.injector {
-            let _ = injector.wait();
+    /// The pod as the chart's injector makes it, with the image that it has there or another one.
+    fn injected(&self, pod: &Value, image: Option<&str>) -> Value {
+        let config =
+            self.kubectl("get configmap --namespace release-space dot-injector -o jsonpath={.data.config\\.yaml}");
+        let mut config = yaml(&config);
+        if let Some(image) = image {
+            config["sidecar"]["image"] = json!(image);
         }
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        let file = std::env::temp_dir().join(format!("dot-settings-{name}-{}", std::process::id()));
+        std::fs::write(&file, config.to_string()).unwrap();
+        let mut asking = pod.clone();
+        asking["metadata"]["annotations"] = json!({"dot-sidecar.io/inject": "true"});
+        let made = injected_with(&asking, &["--config", &file.display().to_string()]);
+        std::fs::remove_file(&file).unwrap();
+        made
     }
 }
 
 fn pod(name: &str, app: &str, owners: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "namespace": "shop", "labels": {"app": app}, "ownerReferences": owners},
+        "metadata": {"name": name, "namespace": ASKING, "labels": {"app": app}, "ownerReferences": owners},
         "spec": {"containers": [{"name": "app", "image": "app"}]}})
-}
-
-/// The pod as it is made when the webhook is there.
-fn injected(pod: &Value, settings: &str) -> Value {
-    let file = std::env::temp_dir().join(format!("dot-settings-{}-{}", std::process::id(), settings.len()));
-    std::fs::write(&file, settings).unwrap();
-    let mut asking = pod.clone();
-    asking["metadata"]["annotations"] = json!({"dot-sidecar.io/inject": "true"});
-    let output = {
-        use std::io::Write as _;
-        let mut child = Command::new(program())
-            .args(["inject", "-f", "-", "--config"])
-            .arg(&file)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(asking.to_string().as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    };
-    std::fs::remove_file(&file).unwrap();
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]
 fn what_pods_lack_is_counted_listed_and_told_to_their_owners() {
-    let mut world = World::start("drift");
+    let mut world = World::start("drift", "repair.enabled=false");
     let owners = world.workload("web");
     for name in ["web-1", "web-2"] {
         world.create(&pod(name, "web", &owners));
     }
     let owners = world.workload("api");
-    world.create(&injected(
-        &pod("api-1", "api", &owners),
-        &format!("{SETTINGS}\nsidecar: {{image: 'registry.example/old:1'}}"),
-    ));
-    world.create(&injected(&pod("fine", "api", &json!([])), SETTINGS));
+    world.create(&world.injected(&pod("api-1", "api", &owners), Some("registry.example/old:1")));
+    world.create(&world.injected(&pod("fine", "api", &json!([])), None));
     let mut covered = pod("on-the-node", "node", &json!([]));
     covered["spec"]["hostNetwork"] = json!(true);
     world.create(&covered);
 
-    world.injector(SETTINGS);
+    world.0.spawn_injector();
     let counted = [("missing", 2), ("outdated-image", 1), ("unserved", 1)];
     world.eventually("the pods are counted", || counted.iter().all(|(state, pods)| world.counts(state, *pods)));
     let expected = [
@@ -246,11 +163,15 @@ fn what_pods_lack_is_counted_listed_and_told_to_their_owners() {
         ("web-2", "missing"),
     ];
     let expected = expected.map(|(name, state)| (name.to_owned(), state.to_owned()));
-    assert_eq!(world.states(), expected, "{}", world.log());
+    assert_eq!(world.states(), expected);
     assert!(!world.status().1, "what is missing is no success");
+    let told = || world.kubectl("get proxyprofile default -o jsonpath={.status.pods}");
+    let counted = |name: &str, pods: u32| serde_json::from_str::<Value>(&told()).is_ok_and(|told| told[name] == pods);
+    world.eventually("the profile's status tells", || counted("missing", 2) && counted("outdatedImage", 1));
+    assert!(counted("total", 2), "those that lack it are no part of the total: {}", told());
 
     let told = |reason: &str, owner: &str| {
-        let events = world.kubectl("get events.events.k8s.io --namespace shop -o json").stdout;
+        let events = world.kubectl("get events.events.k8s.io --namespace asking -o json");
         let events: Value = serde_json::from_str(&events).unwrap();
         let events = events["items"].as_array().unwrap().clone();
         let about = |event: &&Value| {
@@ -267,18 +188,18 @@ fn what_pods_lack_is_counted_listed_and_told_to_their_owners() {
     assert!(note.contains("2 pods asked for the sidecar and do not have it, such as web-1: "), "{note}");
 
     // A namespace that does not ask any more, and one that begins to.
-    assert!(world.kubectl("label namespace shop dot-sidecar.io/inject-").stderr.is_empty());
+    assert!(world.kubectl("label namespace asking dot-sidecar.io/inject-").contains("unlabeled"));
     world.eventually("nobody asks any more", || world.counts("missing", 0));
-    assert!(world.kubectl("label namespace shop dot-sidecar.io/inject=true").stderr.is_empty());
+    assert!(world.kubectl("label namespace asking dot-sidecar.io/inject=true").contains("labeled"));
     world.eventually("all ask again", || world.counts("missing", 2));
     for name in ["web-1", "web-2", "api-1"] {
-        assert!(world.is_there(name), "nothing is evicted unless that is wanted: {}", world.log());
+        assert!(world.is_there(name), "nothing is evicted unless that is wanted");
     }
 }
 
 #[test]
 fn pods_are_evicted_one_after_the_other_as_their_budget_allows() {
-    let mut world = World::start("repair");
+    let mut world = World::start("repair", "repair.enabled=true,repair.evictionsPerMinute=600");
     let owners = world.workload("web");
     for name in ["web-1", "web-2"] {
         world.create(&pod(name, "web", &owners));
@@ -289,7 +210,7 @@ fn pods_are_evicted_one_after_the_other_as_their_budget_allows() {
     let job = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": "batch", "uid": "1", "controller": true}]);
     world.create(&pod("batch-1", "batch", &job));
     world.is_ready("batch-1");
-    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web", "namespace": "shop"},
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web", "namespace": ASKING},
         "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
     world.create(&budget);
     let lets_go = |pods: u32| {
@@ -298,7 +219,7 @@ fn pods_are_evicted_one_after_the_other_as_their_budget_allows() {
     };
     world.say("poddisruptionbudget/web", &lets_go(0));
 
-    world.injector(&format!("{SETTINGS}\nrepair: {{enabled: true, evictionsPerMinute: 600}}"));
+    world.0.spawn_injector();
     world.eventually("the budget keeps the pod", || {
         world.metrics().contains("dot_injector_evictions_total{outcome=\"budget\"}")
     });
@@ -308,19 +229,48 @@ fn pods_are_evicted_one_after_the_other_as_their_budget_allows() {
     world.eventually("the first is evicted", || !world.is_there("web-1"));
     let evicted = "dot_injector_evictions_total{outcome=\"evicted\"} ";
     // Until there is a replacement, and it is Ready, the other one stays: for two rounds at least.
-    let replacement = injected(&pod("web-3", "web", &owners), SETTINGS);
+    let replacement = world.injected(&pod("web-3", "web", &owners), None);
     sleep(Duration::from_secs(11));
     world.create(&replacement);
     sleep(Duration::from_secs(11));
-    assert!(world.is_there("web-2") && world.metrics().contains(&format!("{evicted}1\n")), "{}", world.log());
+    assert!(world.is_there("web-2") && world.metrics().contains(&format!("{evicted}1\n")));
     world.is_ready("web-3");
     world.eventually("then the other one goes", || !world.is_there("web-2"));
 
     // What was made for it lacks the same: evicting that too would never end.
     world.create(&pod("web-4", "web", &owners));
     world.is_ready("web-4");
-    world.eventually("the owner is left alone", || world.log().contains("lacks the same"));
+    world.eventually("the owner is left alone", || world.0.log().contains("lacks the same"));
     for name in ["web-3", "web-4", "bare", "batch-1"] {
-        assert!(world.is_there(name), "{name}: {}", world.log());
+        assert!(world.is_there(name), "{name}");
     }
+}
+
+#[test]
+#[ignore = "takes minutes: many pods"]
+fn ten_thousand_pods_none_of_which_is_as_it_should_be_fit_into_64_mib() {
+    const OF_EACH: u32 = 5_000;
+    let mut world = World::start("drift-in-full", "repair.enabled=true,repair.evictionsPerMinute=1");
+    let owners = world.workload("web");
+    let missing = pod("web", "web", &owners);
+    let outdated = world.injected(&missing, Some("registry.example/old:1"));
+    let copies = |pod: &Value, name: &str| {
+        let copy = |number| {
+            let mut copy = pod.clone();
+            copy["metadata"]["name"] = json!(format!("{name}-{number:05}"));
+            copy
+        };
+        (0..OF_EACH).map(copy).collect::<Vec<_>>()
+    };
+    world.0.spawn_injector();
+    world.eventually("the injector leads", || world.counts("missing", 0));
+    let few = world.0.resident();
+    world.0.create_all(ASKING, &copies(&missing, "missing"));
+    world.0.create_all(ASKING, &copies(&outdated, "outdated"));
+    world.within(Duration::from_secs(600), "the pods are counted", || {
+        world.counts("missing", OF_EACH) && world.counts("outdated-image", OF_EACH)
+    });
+    let all = world.0.resident();
+    eprintln!("{few} KiB without pods, {all} KiB with {} of each", OF_EACH);
+    assert!(all <= 64 * 1024 && (all - few) / 10 <= 5 * 1024, "{few} KiB, then {all} KiB");
 }

@@ -66,29 +66,32 @@ impl Installed {
         }
     }
 
-    /// Creates the pods of these numbers, several at a time.
+    /// Creates the pods of these numbers.
     fn create(&self, numbers: std::ops::Range<usize>) {
         let total = numbers.end;
-        let numbers: Vec<usize> = numbers.collect();
-        let lists: Vec<&[usize]> = numbers.chunks(LIST).collect();
+        self.create_all("plain", &numbers.map(pod).collect::<Vec<_>>());
+        self.until_counted("total", total, Duration::from_secs(60));
+    }
+
+    /// Creates these pods, several at a time.
+    pub(crate) fn create_all(&self, namespace: &str, pods: &[Value]) {
+        let lists: Vec<&[Value]> = pods.chunks(LIST).collect();
         scope(|scope| {
             for creator in 0..CREATORS {
                 let lists = lists.iter().skip(creator).step_by(CREATORS);
                 scope.spawn(move || {
                     for list in lists {
-                        let pods: Vec<Value> = list.iter().map(|number| pod(*number)).collect();
-                        let list = json!({"apiVersion": "v1", "kind": "List", "items": pods});
-                        let said = self.kubectl("--namespace plain create -o name -f -", &list);
+                        let list = json!({"apiVersion": "v1", "kind": "List", "items": list});
+                        let said = self.kubectl(&format!("--namespace {namespace} create -o name -f -"), &list);
                         assert!(said.stderr.is_empty(), "{}", said.stderr);
                     }
                 });
             }
         });
-        self.until_counted("total", total, Duration::from_secs(60));
     }
 
     /// What the injector has resident, in KiB.
-    fn resident(&self) -> u64 {
+    pub(crate) fn resident(&self) -> u64 {
         let script = "grep VmRSS /proc/$(pgrep -x dot-injector)/status";
         let said = self.control_plane.cluster(&["exec", "bash", "-c", script], "");
         let figure = said.stdout.split_whitespace().nth(1).and_then(|figure| figure.parse().ok());

@@ -83,8 +83,8 @@ impl Installed {
         }
     }
 
-    /// Runs an injector, and waits until it is ready.
-    pub(crate) fn start_injector(&mut self) {
+    /// Runs an injector.
+    pub(crate) fn spawn_injector(&mut self) {
         let said = |arguments: &str| self.kubectl(arguments, &Value::Null).stdout.trim().to_owned();
         let address = said("--namespace release-space get service dot-injector -o jsonpath={.spec.clusterIP}");
         let config = said("--namespace release-space get configmap dot-injector -o jsonpath={.data.config\\.yaml}");
@@ -117,6 +117,11 @@ impl Installed {
             .spawn()
             .unwrap();
         self.injector = Some(child);
+    }
+
+    /// Runs an injector, and waits until it is ready.
+    fn start_injector(&mut self) {
+        self.spawn_injector();
         let deadline = Instant::now() + Duration::from_secs(30);
         let probe = [
             "exec",

@@ -7,12 +7,13 @@
 //! fleet: pods with it ────────────────────────────────────────────────► their image ─┴─► counts, Events, repair
 //! ```
 //!
-//! Of pods that did not ask nothing is kept.
+//! Of pods that did not ask nothing is kept. The counts go into metrics, and by way of the fleet into the status of profiles.
 
 mod asked;
 mod told;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -20,21 +21,21 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use super::fleet::Place;
+use super::fleet::{Fleet, Given, Lacks, Place};
 use super::pods::WatchedPods;
 use super::repair::{Repair, Worn};
 use crate::annotations::INJECTED_LABEL;
 use crate::cluster::ClusterDns;
 use crate::events::Teller;
 use crate::metrics::Metrics;
-use crate::profile::WatchedProfiles;
+use crate::profile::{Profiles, WatchedProfiles};
 use crate::settings::Settings;
 use crate::state::{self, Facts, State};
 use asked::Asked;
-use told::{Told, Trouble};
+use told::{Due, Lack, Told, Trouble};
 
 /// A page of a listing.
 const PAGE: u32 = 100;
@@ -171,7 +172,7 @@ impl<'a> Drift<'a> {
         let namespace = state::Namespace { name: &place.namespace, labels: &labels };
         match State::of(&pod, namespace, facts) {
             State::NotAsked | State::Over => self.asked.remove(&place),
-            state => self.asked.know(&place, state),
+            state => self.asked.know(&place, &state),
         }
     }
 
@@ -181,37 +182,71 @@ impl<'a> Drift<'a> {
         if !(self.asked.is_complete() && *self.fleet.news().borrow()) {
             return;
         }
-        let mut counts: HashMap<&'static str, i64> = HashMap::new();
-        let mut troubles = Trouble::all_of(&self.asked);
-        let mut worn: Vec<Worn> = self.asked.healed_by_restart().map(Worn::new).collect();
-        for state in self.asked.states() {
-            *counts.entry(state.name()).or_default() += 1;
-        }
-        self.add_fleet(&mut counts, &mut troubles, &mut worn);
-        self.metrics.drifted(&counts);
-        self.told.tell(troubles).await;
+        let profiles = self.profiles.now();
+        let (due, worn) = self.count(&profiles);
+        self.told.tell(due).await;
         if let Some(repair) = &mut self.repair {
-            let profiles = self.profiles.now();
             let facts = Facts { settings: self.settings, cluster: Some(&self.cluster), profiles: &profiles };
             repair.round(worn, facts, |namespace| self.asked.labels(namespace).clone()).await;
         }
     }
 
-    fn add_fleet(&self, counts: &mut HashMap<&'static str, i64>, troubles: &mut Vec<Trouble>, worn: &mut Vec<Worn>) {
-        let profiles = self.profiles.now();
-        // Pods of one workload share what they were given.
-        let mut images = HashMap::new();
-        let fleet = self.fleet.fleet();
-        for (place, maker, given) in fleet.each() {
-            let image = images.entry(std::sync::Arc::as_ptr(given)).or_insert_with(|| {
-                state::outdated_image(given.annotations(), None, self.settings, &profiles).ok().flatten()
-            });
-            if let Some((has, wanted)) = image {
-                troubles.push(Trouble::outdated(place.clone(), maker, has, wanted));
-                worn.push(Worn::new(place.clone()));
-                *counts.entry("outdated-image").or_default() += 1;
+    /// Counts what pods lack. What has to be told of it now, and, if they are repaired, the pods that a restart would heal.
+    fn count(&mut self, profiles: &Profiles) -> (Vec<Due>, Vec<Worn>) {
+        let mut fleet = self.fleet.fleet();
+        let images = self.outdated_images(&fleet, profiles);
+        let outdated = || {
+            fleet
+                .each()
+                .filter_map(|(place, maker, given)| Some((place, maker, given, images.get(&Arc::as_ptr(given))?)))
+        };
+
+        let mut counts: HashMap<&'static str, i64> = HashMap::new();
+        let mut lacks: BTreeMap<String, Lacks> = BTreeMap::new();
+        for pod in self.asked.each() {
+            *counts.entry(pod.state).or_default() += 1;
+            if pod.missing.is_some() {
+                lacks.entry(pod.profile.to_owned()).or_default().missing += 1;
             }
         }
+        for (_, _, given, _) in outdated() {
+            *counts.entry("outdated-image").or_default() += 1;
+            lacks.entry(given.profile().to_owned()).or_default().outdated_image += 1;
+        }
+        self.metrics.drifted(&counts);
+
+        let missing = self
+            .asked
+            .each()
+            .filter_map(|pod| Some(Trouble { place: pod.place, maker: pod.maker, lack: Lack::Sidecar(pod.missing?) }));
+        let of_fleet = outdated().map(|(place, maker, _, (has, wanted))| Trouble {
+            place,
+            maker,
+            lack: Lack::Image { has, wanted },
+        });
+        let due = self.told.due(missing.chain(of_fleet), Instant::now());
+
+        let mut worn = Vec::new();
+        if self.repair.is_some() {
+            let missing = self.asked.each().filter(|pod| pod.heals_by_restart).map(|pod| pod.place);
+            worn.extend(missing.chain(outdated().map(|(place, ..)| place)).cloned().map(Worn::new));
+        }
+        let is_news = fleet.lacks(lacks);
+        drop(fleet);
+        if is_news {
+            self.fleet.stir();
+        }
+        (due, worn)
+    }
+
+    /// The image that pods which were given this have, and the one that they would have now, where that is another one. Pods of one
+    /// workload share what they were given.
+    fn outdated_images(&self, fleet: &Fleet, profiles: &Profiles) -> HashMap<*const Given, (String, String)> {
+        let image = |given: &Arc<Given>| {
+            let image = state::outdated_image(given.annotations(), None, self.settings, profiles).ok().flatten();
+            Some((Arc::as_ptr(given), image?))
+        };
+        fleet.given().filter_map(image).collect()
     }
 }
 

@@ -67,6 +67,17 @@ pub(super) struct Fleet {
     pods: HashMap<Place, Member>,
     /// Pods of one workload, and most of a namespace, are given the same: it is kept, and its configuration made, once.
     groups: HashMap<Arc<Given>, Group>,
+    /// What pods of each profile lack, as `drift` has counted it.
+    lacks: BTreeMap<String, Lacks>,
+}
+
+/// What pods of a profile lack that only a new pod has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lacks {
+    /// Pods that asked for the sidecar and do not have it.
+    pub(super) missing: u32,
+    /// Pods whose sidecar would have another image now.
+    pub(super) outdated_image: u32,
 }
 
 #[derive(Debug)]
@@ -108,7 +119,7 @@ impl Given {
         &self.annotations
     }
 
-    fn profile(&self) -> &str {
+    pub(super) fn profile(&self) -> &str {
         annotations::profile(&self.annotations)
     }
 
@@ -189,6 +200,18 @@ impl Fleet {
         members.map(|(place, member)| (place, &*member.maker, &member.given))
     }
 
+    /// What pods were given, each once.
+    pub(super) fn given(&self) -> impl Iterator<Item = &Arc<Given>> {
+        self.groups.keys()
+    }
+
+    /// Pods of each profile lack so much. Whether that is news.
+    pub(super) fn lacks(&mut self, lacks: BTreeMap<String, Lacks>) -> bool {
+        let is_news = self.lacks != lacks;
+        self.lacks = lacks;
+        is_news
+    }
+
     /// The pods of each profile, counted.
     pub(super) fn counts(&self) -> BTreeMap<&str, PodCounts> {
         let mut all: BTreeMap<&str, PodCounts> = BTreeMap::new();
@@ -200,6 +223,10 @@ impl Fleet {
             counts.refused += u32::from(standing == Standing::Refused);
             counts.rejected += u32::from(matches!(member.answer, Some(Answer::Rejected(_))));
             counts.unknown += u32::from(matches!(member.answer, Some(Answer::Unknown(_))));
+        }
+        for (profile, lacks) in &self.lacks {
+            let counts = all.entry(profile).or_default();
+            (counts.missing, counts.outdated_image) = (lacks.missing, lacks.outdated_image);
         }
         all
     }
@@ -345,6 +372,15 @@ mod tests {
         injected(&mut fleet, "web-3", &[("dot-sidecar.io/log-level", "debug")], &profiles);
         assert_eq!(fleet.counts()["gone"], counted(1, 0, 1));
         assert_eq!(fleet.counts()["default"], counted(2, 1, 1));
+    }
+
+    #[test]
+    fn what_pods_lack_is_counted_with_their_profile() {
+        let (mut fleet, profiles) = (Fleet::default(), profiles(&["quad9"]));
+        injected(&mut fleet, "web-1", &[(INJECT, "true")], &profiles);
+        let lacks = |missing| BTreeMap::from([("default".to_owned(), Lacks { missing, outdated_image: 1 })]);
+        assert!(fleet.lacks(lacks(2)) && !fleet.lacks(lacks(2)) && fleet.lacks(lacks(3)));
+        assert_eq!(fleet.counts()["default"], PodCounts { missing: 3, outdated_image: 1, ..counted(1, 1, 0) });
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn place(pod: &PartialObjectMeta<Pod>) -> Place {
 }
 
 /// What people know a pod by: its Deployment, what else controls it, or its own name.
-fn maker(pod: &PartialObjectMeta<Pod>) -> String {
+pub(super) fn maker(pod: &PartialObjectMeta<Pod>) -> String {
     let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
     let Some(controller) = controller else { return format!("Pod {}", pod.name_any()) };
     let hash = pod.labels().get(TEMPLATE_HASH).map(|hash| format!("-{hash}"));

@@ -68,7 +68,7 @@ pub struct Condition {
     pub message: String,
 }
 
-/// Pods with the sidecar that have the profile, and have not ended.
+/// Pods with the sidecar that have the profile, and have not ended; and those that should have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PodCounts {
@@ -82,6 +82,11 @@ pub struct PodCounts {
     pub rejected: u32,
     /// Those of the ones that were asked that could not be reached, or have neither taken nor rejected it in time.
     pub unknown: u32,
+    /// Those whose sidecar has another image than it would be given now: a restart gives it to them.
+    pub outdated_image: u32,
+    /// Pods that asked for the sidecar and do not have it, because they were made while the webhook was away, for example. They are no part of
+    /// the total; `dot-injector status` names them, and says why.
+    pub missing: u32,
 }
 
 impl ProfileStatus {

@@ -1,16 +1,16 @@
-//! The pods without the sidecar that asked for it, and the namespaces that ask. No client.
+//! The pods without the sidecar that asked for it, and the namespaces that ask: some hundred bytes each. No client.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::PartialObjectMeta;
 use kube::runtime::watcher::Event;
 
 use super::super::fleet::Place;
+use super::super::pods::maker;
 use super::place;
-use crate::annotations::{INJECT, namespace_asks};
+use crate::annotations::{self, INJECT, namespace_asks};
 use crate::state::State;
 
 /// Pods without the sidecar that asked for it, or seem to have.
@@ -29,16 +29,42 @@ pub(super) struct Asked {
     relisted: Option<HashSet<Place>>,
     knows_namespaces: bool,
     knows_pods: bool,
+    /// Whether all were looked at once; those that come later count when they are.
+    is_complete: bool,
 }
 
 /// A pod that seems to have asked.
 #[derive(Debug)]
-pub(super) struct Candidate {
+struct Candidate {
     /// `None`: not looked at yet.
-    state: Option<State>,
-    /// Who is told of it: the controller, or the pod itself.
-    pub(super) owner: OwnerReference,
+    standing: Option<Standing>,
+    /// What made it, for people: `Deployment web`.
+    maker: Box<str>,
+    profile: Box<str>,
     by_annotation: bool,
+}
+
+/// What is kept of a [`State`].
+#[derive(Debug)]
+struct Standing {
+    name: &'static str,
+    /// Why it does not have the sidecar; nothing of one that cannot be served.
+    missing: Option<Box<str>>,
+    heals_by_restart: bool,
+}
+
+/// A pod that asked, was looked at, and does not have the sidecar.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Without<'a> {
+    pub(super) place: &'a Place,
+    /// What made it, for people.
+    pub(super) maker: &'a str,
+    pub(super) profile: &'a str,
+    /// The name of its [`State`].
+    pub(super) state: &'static str,
+    /// Why it does not have the sidecar; nothing of one that cannot be served.
+    pub(super) missing: Option<&'a str>,
+    pub(super) heals_by_restart: bool,
 }
 
 impl Asked {
@@ -82,7 +108,10 @@ impl Asked {
             Event::Init => self.relisted = Some(HashSet::new()),
             Event::InitApply(pod) => {
                 self.insert(&pod);
-                self.relisted.get_or_insert_default().insert(place(&pod));
+                let place = place(&pod);
+                if self.pods.contains_key(&place) {
+                    self.relisted.get_or_insert_default().insert(place);
+                }
             }
             Event::InitDone => {
                 let relisted = self.relisted.take().unwrap_or_default();
@@ -101,11 +130,10 @@ impl Asked {
         if !asks || pod.metadata.deletion_timestamp.is_some() {
             return self.remove(&place);
         }
-        let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
-        let owner = controller.cloned().unwrap_or_else(|| itself(pod));
         // What it was known by stays until it is looked at again, so that counts do not flicker.
-        let state = self.pods.remove(&place).and_then(|known| known.state);
-        self.pods.insert(place.clone(), Candidate { state, owner, by_annotation });
+        let standing = self.pods.remove(&place).and_then(|known| known.standing);
+        let profile = annotations::profile(pod.annotations()).into();
+        self.pods.insert(place.clone(), Candidate { standing, maker: maker(pod).into(), profile, by_annotation });
         self.unknown.push_back(place);
     }
 
@@ -113,9 +141,12 @@ impl Asked {
         self.pods.remove(place);
     }
 
-    pub(super) fn know(&mut self, place: &Place, state: State) {
+    /// What the pod was found to be.
+    pub(super) fn know(&mut self, place: &Place, state: &State) {
         if let Some(pod) = self.pods.get_mut(place) {
-            pod.state = Some(state);
+            let missing = matches!(state, State::Missing(_)).then(|| state.to_string().into());
+            let heals_by_restart = state.heals_by_restart();
+            pod.standing = Some(Standing { name: state.name(), missing, heals_by_restart });
         }
     }
 
@@ -145,9 +176,10 @@ impl Asked {
         self.knows_namespaces
     }
 
-    /// Whether all pods are known, and how they stand.
-    pub(super) fn is_complete(&self) -> bool {
-        self.knows_pods && self.pods.values().all(|pod| pod.state.is_some())
+    /// Whether all pods were looked at once.
+    pub(super) fn is_complete(&mut self) -> bool {
+        self.is_complete |= self.knows_pods && self.pods.values().all(|pod| pod.standing.is_some());
+        self.is_complete
     }
 
     pub(super) fn labels(&self, namespace: &str) -> &BTreeMap<String, String> {
@@ -155,27 +187,19 @@ impl Asked {
         self.namespaces.get(namespace).unwrap_or(&NONE)
     }
 
-    pub(super) fn states(&self) -> impl Iterator<Item = &State> {
-        self.pods.values().filter_map(|pod| pod.state.as_ref())
-    }
-
-    /// Each pod, its owner, and how it stands.
-    pub(super) fn each(&self) -> impl Iterator<Item = (&Place, &OwnerReference, &State)> {
-        self.pods.iter().filter_map(|(place, pod)| Some((place, &pod.owner, pod.state.as_ref()?)))
-    }
-
-    pub(super) fn healed_by_restart(&self) -> impl Iterator<Item = Place> {
-        self.each().filter(|(_, _, state)| state.heals_by_restart()).map(|(place, _, _)| place.clone())
-    }
-}
-
-pub(super) fn itself(pod: &PartialObjectMeta<Pod>) -> OwnerReference {
-    OwnerReference {
-        api_version: "v1".to_owned(),
-        kind: "Pod".to_owned(),
-        name: pod.name_any(),
-        uid: pod.uid().unwrap_or_default(),
-        ..OwnerReference::default()
+    /// Each pod that was looked at.
+    pub(super) fn each(&self) -> impl Iterator<Item = Without<'_>> {
+        self.pods.iter().filter_map(|(place, pod)| {
+            let Standing { name: state, missing, heals_by_restart } = pod.standing.as_ref()?;
+            Some(Without {
+                place,
+                maker: &pod.maker,
+                profile: &pod.profile,
+                state,
+                missing: missing.as_deref(),
+                heals_by_restart: *heals_by_restart,
+            })
+        })
     }
 }
 
@@ -221,11 +245,22 @@ mod tests {
             asked.see(Event::Apply(pod(namespace, "web", inject)));
         }
         assert_eq!(names(&asked), BTreeSet::new());
-        assert!(asked.is_complete());
         asked.see(Event::Apply(pod("plain", "web", Some("true"))));
         asked.see(Event::Apply(pod("asks", "web", None)));
         assert_eq!(names(&asked), BTreeSet::from(["asks/web".to_owned(), "plain/web".to_owned()]));
+    }
+
+    #[test]
+    fn counts_hold_once_all_were_looked_at_and_are_not_held_up_by_those_that_come_later() {
+        let mut asked = asked();
+        asked.see(Event::Apply(pod("asks", "first", None)));
         assert!(!asked.is_complete() && asked.is_anything_unknown());
+        let first = asked.next_unknown().unwrap();
+        asked.know(&first, &State::Missing(Missing::Unseen));
+        assert!(asked.is_complete());
+        asked.see(Event::Apply(pod("asks", "later", None)));
+        assert!(asked.is_complete() && asked.is_anything_unknown());
+        assert_eq!(asked.each().count(), 1);
     }
 
     #[test]
@@ -259,10 +294,12 @@ mod tests {
         let mut asked = asked();
         asked.see(Event::Apply(pod("asks", "web", None)));
         let place = asked.next_unknown().unwrap();
-        asked.know(&place, State::Missing(Missing::Unseen));
+        asked.know(&place, &State::Missing(Missing::Unseen));
         asked.see(Event::Apply(pod("asks", "web", None)));
         assert!(asked.is_complete() && asked.is_anything_unknown());
-        assert_eq!(asked.healed_by_restart().count(), 1);
+        let known: Vec<Without<'_>> = asked.each().collect();
+        assert!(known.len() == 1 && known[0].heals_by_restart, "{known:?}");
+        assert_eq!((known[0].state, known[0].maker, known[0].profile), ("missing", "Pod web", "default"));
         let mut going = pod("asks", "web", None);
         going.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         asked.see(Event::Apply(going));

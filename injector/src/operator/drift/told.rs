@@ -1,18 +1,18 @@
 //! What owners are told of their pods: once an hour at most, many pods in one sentence, few Events at a time.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::super::fleet::Place;
-use super::asked::{Asked, itself};
 use crate::events::{Notice, Tell, Teller};
-use crate::state::{Missing, State};
 
 /// What is still so is told again after this time.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -27,95 +27,67 @@ pub(super) struct Told {
 }
 
 /// Something to be told of one pod.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Trouble {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trouble<'a> {
+    pub(super) place: &'a Place,
+    /// What made the pod, for people.
+    pub(super) maker: &'a str,
+    pub(super) lack: Lack<'a>,
+}
+
+/// What a pod lacks.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Lack<'a> {
+    /// The sidecar, and why.
+    Sidecar(&'a str),
+    /// Another image than the one that it has.
+    Image { has: &'a str, wanted: &'a str },
+}
+
+/// What its owner is told of a pod, for all that lack the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Due {
     place: Place,
-    who: Who,
-    kind: Kind,
-    why: String,
+    tell: Tell,
 }
 
-/// Who is told.
-#[derive(Debug, Clone, PartialEq)]
-enum Who {
-    Owner(OwnerReference),
-    /// Known by name alone: the pod tells its owner when it is read.
-    Maker(String),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Kind {
-    Missing,
-    Outdated,
-}
-
-/// The same trouble of the same owner.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The same lack of the same owner.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     namespace: String,
-    who: String,
-    kind: Kind,
+    maker: String,
+    code: &'static str,
 }
 
-impl Trouble {
-    /// Of each pod that asked and does not have the sidecar.
-    pub(super) fn all_of(asked: &Asked) -> Vec<Self> {
-        let missing = asked.each().filter(|(_, _, state)| matches!(state, State::Missing(_)));
-        let trouble = |(place, owner, state): (&Place, &OwnerReference, &State)| {
-            Self {
-            place: place.clone(),
-            who: Who::Owner(owner.clone()),
-            kind: Kind::Missing,
-            why: match state {
-                // That webhooks may be away is nothing for the owner to act on: what helps is.
-                State::Missing(Missing::Unseen) => {
-                    "it was made before its namespace asked, or while the webhook was away: restart it (kubectl rollout restart)".to_owned()
-                }
-                other => other.to_string(),
-            },
-        }
-        };
-        missing.map(trouble).collect()
-    }
-
-    /// Of a pod whose sidecar would have another image now.
-    pub(super) fn outdated(place: Place, maker: &str, has: &str, wanted: &str) -> Self {
-        let why = format!("its image is {has}, and would be {wanted} now: restart it (kubectl rollout restart)");
-        Self { place, who: Who::Maker(maker.to_owned()), kind: Kind::Outdated, why }
-    }
-
-    fn key(&self) -> Key {
-        let who = match &self.who {
-            Who::Owner(owner) => format!("{} {}", owner.kind, owner.name),
-            Who::Maker(maker) => maker.clone(),
-        };
-        Key { namespace: self.place.namespace.clone(), who, kind: self.kind }
-    }
-
-    fn note(&self, pods: usize) -> String {
-        let name = &self.place.name;
-        match (self.kind, pods) {
-            (Kind::Missing, 1) => {
-                format!("DNS is not encrypted: pod {name} asked for the sidecar and does not have it: {}", self.why)
-            }
-            (Kind::Missing, _) => format!(
-                "DNS is not encrypted: {pods} pods asked for the sidecar and do not have it, such as {name}: {}",
-                self.why
-            ),
-            (Kind::Outdated, 1) => format!("the sidecar of pod {name} is outdated: {}", self.why),
-            (Kind::Outdated, _) => {
-                format!("the sidecars of {pods} pods are outdated, such as that of {name}: {}", self.why)
-            }
-        }
-    }
-}
-
-impl Kind {
-    fn tell(self, note: String) -> Tell {
+impl Lack<'_> {
+    const fn code(self) -> &'static str {
         match self {
-            Self::Missing => Tell { is_warning: true, reason: "DnsNotEncrypted", code: "missing", note },
-            Self::Outdated => Tell { is_warning: false, reason: "SidecarOutdated", code: "outdated-image", note },
+            Self::Sidecar(_) => "missing",
+            Self::Image { .. } => "outdated-image",
         }
+    }
+
+    /// The sentence about so many pods, one of which has this name.
+    fn tell(self, name: &str, pods: usize) -> Tell {
+        let (is_warning, reason, note) = match self {
+            Self::Sidecar(why) => {
+                let who = match pods {
+                    1 => format!("pod {name} asked for the sidecar and does not have it"),
+                    _ => format!("{pods} pods asked for the sidecar and do not have it, such as {name}"),
+                };
+                (true, "DnsNotEncrypted", format!("DNS is not encrypted: {who}: {why}"))
+            }
+            Self::Image { has, wanted } => {
+                let who = match pods {
+                    1 => format!("the sidecar of pod {name} is outdated"),
+                    _ => format!("the sidecars of {pods} pods are outdated, such as that of {name}"),
+                };
+                let why =
+                    format!("its image is {has}, and would be {wanted} now: restart it (kubectl rollout restart)");
+                (false, "SidecarOutdated", format!("{who}: {why}"))
+            }
+        };
+        Tell { is_warning, reason, code: self.code(), note }
     }
 }
 
@@ -124,44 +96,43 @@ impl Told {
         Self { client, teller, when: HashMap::new() }
     }
 
-    pub(super) async fn tell(&mut self, troubles: Vec<Trouble>) {
-        for (trouble, pods) in self.due(troubles, Instant::now()) {
-            let Some(owner) = self.owner(&trouble).await else { continue };
-            let tell = trouble.kind.tell(trouble.note(pods));
-            self.teller.tell(Notice::new(trouble.place.namespace, owner, tell));
-        }
-    }
-
     /// What has to be told now: one pod's trouble for all of its owner, and how many have it.
-    fn due(&mut self, troubles: Vec<Trouble>, now: Instant) -> Vec<(Trouble, usize)> {
+    pub(super) fn due<'a>(&mut self, troubles: impl Iterator<Item = Trouble<'a>>, now: Instant) -> Vec<Due> {
         self.when.retain(|_, when| now.duration_since(*when) < AGAIN);
-        let mut same: BTreeMap<Key, (Trouble, usize)> = BTreeMap::new();
+        let mut same: BTreeMap<(&str, &str, &'static str), (Trouble<'a>, usize)> = BTreeMap::new();
         for trouble in troubles {
-            let key = trouble.key();
-            if self.when.contains_key(&key) {
-                continue;
-            }
-            match same.get_mut(&key) {
-                Some((first, pods)) => {
-                    *pods += 1;
-                    // Always the same one is named, so that repeated Events are counted as one.
-                    if trouble.place < first.place {
-                        *first = trouble;
-                    }
-                }
-                None => drop(same.insert(key, (trouble, 1))),
+            let key = (trouble.place.namespace.as_str(), trouble.maker, trouble.lack.code());
+            let (first, pods) = same.entry(key).or_insert((trouble, 0));
+            *pods += 1;
+            // Always the same one is named, so that repeated Events are counted as one.
+            if trouble.place < first.place {
+                *first = trouble;
             }
         }
-        let due: Vec<_> = same.into_iter().take(MOST).collect();
-        self.when.extend(due.iter().map(|(key, _)| (key.clone(), now)));
-        due.into_iter().map(|(_, trouble)| trouble).collect()
+        let mut due = Vec::new();
+        for ((namespace, maker, code), (Trouble { place, lack, .. }, pods)) in same {
+            if due.len() == MOST {
+                break;
+            }
+            let key = Key { namespace: namespace.to_owned(), maker: maker.to_owned(), code };
+            if let Entry::Vacant(new) = self.when.entry(key) {
+                new.insert(now);
+                due.push(Due { place: place.clone(), tell: lack.tell(&place.name, pods) });
+            }
+        }
+        due
     }
 
-    async fn owner(&self, trouble: &Trouble) -> Option<OwnerReference> {
-        if let Who::Owner(owner) = &trouble.who {
-            return Some(owner.clone());
+    pub(super) async fn tell(&self, due: Vec<Due>) {
+        for Due { place, tell } in due {
+            if let Some(owner) = self.owner(&place).await {
+                self.teller.tell(Notice::new(place.namespace, owner, tell));
+            }
         }
-        let Place { namespace, name } = &trouble.place;
+    }
+
+    /// The controller of a pod, or the pod itself. It is read anew: of thousands of pods that may lack something few are told of.
+    async fn owner(&self, Place { namespace, name }: &Place) -> Option<OwnerReference> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         match pods.get_metadata_opt(name).await {
             Ok(found) => {
@@ -174,6 +145,16 @@ impl Told {
                 None
             }
         }
+    }
+}
+
+fn itself(pod: &PartialObjectMeta<Pod>) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        ..OwnerReference::default()
     }
 }
 
@@ -193,24 +174,25 @@ mod tests {
         Told::new(client, teller)
     }
 
-    fn outdated(name: &str) -> Trouble {
-        let place = Place { namespace: "shop".to_owned(), name: name.to_owned() };
-        Trouble::outdated(place, &format!("Deployment {}", &name[..3]), "a:1", "a:2")
+    fn places(names: &[&str]) -> Vec<Place> {
+        let place = |name: &&str| Place { namespace: "shop".to_owned(), name: (*name).to_owned() };
+        names.iter().map(place).collect()
+    }
+
+    fn outdated(place: &Place) -> Trouble<'_> {
+        Trouble { place, maker: &place.name[..3], lack: Lack::Image { has: "a:1", wanted: "a:2" } }
     }
 
     #[tokio::test]
     async fn the_pods_of_an_owner_are_told_in_one_sentence_and_not_again_within_an_hour() {
         let (mut told, now) = (told(), Instant::now());
-        let troubles = || vec![outdated("web-2"), outdated("web-1"), outdated("api-1")];
+        let places = places(&["web-2", "web-1", "api-1"]);
+        let troubles = || places.iter().map(outdated);
         let due = told.due(troubles(), now);
         assert_eq!(due.len(), 2);
-        assert_eq!((due[1].0.place.name.as_str(), due[1].1), ("web-1", 2));
-        assert!(
-            due[1]
-                .0
-                .note(2)
-                .starts_with("the sidecars of 2 pods are outdated, such as that of web-1: its image is a:1")
-        );
+        assert_eq!(due[1].place.name, "web-1");
+        let expected = "the sidecars of 2 pods are outdated, such as that of web-1: its image is a:1";
+        assert!(due[1].tell.note.starts_with(expected), "{due:?}");
         assert_eq!(told.due(troubles(), now + AGAIN / 2), []);
         assert_eq!(told.due(troubles(), now + AGAIN).len(), 2);
     }
@@ -218,9 +200,10 @@ mod tests {
     #[tokio::test]
     async fn a_large_cluster_is_told_little_by_little() {
         let (mut told, now) = (told(), Instant::now());
-        let troubles: Vec<_> = (100..150).map(|number| outdated(&format!("{number}-x"))).collect();
+        let names: Vec<String> = (100..150).map(|number| format!("{number}-x")).collect();
+        let places = places(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let mut rounds = 0;
-        while !told.due(troubles.clone(), now).is_empty() {
+        while !told.due(places.iter().map(outdated), now).is_empty() {
             rounds += 1;
         }
         assert_eq!(rounds, 3);
