@@ -20,7 +20,7 @@ const PAGE: u32 = 100;
 /// Pods that have ended ask nothing any more.
 const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// What a Deployment adds to the name of each of its ReplicaSets.
-const TEMPLATE_HASH: &str = "pod-template-hash";
+pub(super) const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// The fleet, as it was listed and has changed since: shared by the reconcilers.
 pub(super) struct WatchedPods {

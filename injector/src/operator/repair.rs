@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::fleet::Place;
+use super::pods::TEMPLATE_HASH;
 use crate::metrics::Metrics;
 use crate::settings;
 use crate::state::{Facts, Namespace, State};
@@ -168,7 +169,7 @@ impl Repair {
         if let Some(until) = known.not_before.filter(|until| *until > now) {
             return Err(NotNow(until - now));
         }
-        let its = owned(pods, &owner.uid).await.map_err(|error| {
+        let its = owned(pods, pod, &owner.uid).await.map_err(|error| {
             debug!(%error, namespace, "an owner's pods could not be counted");
             NotNow(SOON)
         })?;
@@ -191,6 +192,8 @@ impl Repair {
         if down < self.settings.at_once_per_owner {
             return Ok(());
         }
+        // Nor may its other pods, which need not be counted again for each of them.
+        known.not_before = Some(now + SOON);
         Err(NotNow(SOON))
     }
 }
@@ -201,10 +204,14 @@ fn controller(pod: &Pod) -> Option<&OwnerReference> {
     (!matches!(controller.kind.as_str(), "Job" | "Node")).then_some(controller)
 }
 
-/// The pods that this owner controls and that are not on their way out: their UIDs, and whether they are Ready.
-async fn owned(pods: &Api<Pod>, owner: &str) -> kube::Result<Vec<(String, bool)>> {
+/// The pods that the owner of this one controls and that are not on their way out: their UIDs, and whether they are Ready.
+async fn owned(pods: &Api<Pod>, pod: &Pod, owner: &str) -> kube::Result<Vec<(String, bool)>> {
     let mut owned = Vec::new();
     let mut params = ListParams::default().limit(PAGE);
+    // Those of a ReplicaSet have its hash in common: the namespace may have thousands of others.
+    if let Some(hash) = pod.labels().get(TEMPLATE_HASH) {
+        params = params.labels(&format!("{TEMPLATE_HASH}={hash}"));
+    }
     loop {
         let page = pods.list(&params).await?;
         let its = page.items.iter().filter(|pod| {

@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::finding::Finding;
+use super::finding::{Finding, Level};
 use crate::annotations::INJECT;
 use crate::cli::connection::told;
 use crate::inject;
@@ -103,8 +103,9 @@ pub(super) async fn real(client: &Client, namespace: &str, image: &str) -> Findi
     match pods.delete(&name, &DeleteParams::default()).await {
         Ok(_) => finding,
         Err(error) => {
-            let detail = format!("pod {namespace}/{name} could not be removed: {}", told(&error));
-            Finding::warn(WHAT, detail, "remove it by kubectl delete pod")
+            let detail = format!("{}; pod {namespace}/{name} could not be removed: {}", finding.detail, told(&error));
+            let level = finding.level.max(Level::Warn);
+            Finding { level, detail, remedy: "remove it by kubectl delete pod".to_owned(), ..finding }
         }
     }
 }
@@ -160,7 +161,6 @@ async fn create(pods: &Api<Pod>, params: &PostParams, pod: &Value) -> kube::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::finding::Level;
     use crate::cli::pod_security;
 
     fn api_error(message: &str, code: u16) -> kube::Error {

@@ -17,7 +17,7 @@ use crate::state::State;
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     pods: HashMap<Place, Candidate>,
-    /// Of which it is not known yet how they stand, those that were seen first in front; may hold some that are known again.
+    /// To be looked at, those that were seen first in front; each once, but for those that have gone and come again.
     unknown: VecDeque<Place>,
     /// The labels of all namespaces.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
@@ -42,6 +42,8 @@ struct Candidate {
     maker: Box<str>,
     profile: Box<str>,
     by_annotation: bool,
+    /// Whether it is to be looked at.
+    waits: bool,
 }
 
 /// What is kept of a [`State`].
@@ -131,10 +133,13 @@ impl Asked {
             return self.remove(&place);
         }
         // What it was known by stays until it is looked at again, so that counts do not flicker.
-        let standing = self.pods.remove(&place).and_then(|known| known.standing);
-        let profile = annotations::profile(pod.annotations()).into();
-        self.pods.insert(place.clone(), Candidate { standing, maker: maker(pod).into(), profile, by_annotation });
-        self.unknown.push_back(place);
+        let known = self.pods.remove(&place);
+        if !known.as_ref().is_some_and(|known| known.waits) {
+            self.unknown.push_back(place.clone());
+        }
+        let (maker, profile) = (maker(pod).into(), annotations::profile(pod.annotations()).into());
+        let standing = known.and_then(|known| known.standing);
+        self.pods.insert(place, Candidate { standing, maker, profile, by_annotation, waits: true });
     }
 
     pub(super) fn remove(&mut self, place: &Place) {
@@ -151,17 +156,25 @@ impl Asked {
     }
 
     pub(super) fn later(&mut self, place: Place) {
-        self.unknown.push_back(place);
+        if let Some(pod) = self.pods.get_mut(&place)
+            && !pod.waits
+        {
+            pod.waits = true;
+            self.unknown.push_back(place);
+        }
     }
 
     pub(super) fn look_at_all_again(&mut self) {
+        self.pods.values_mut().for_each(|pod| pod.waits = true);
         self.unknown = self.pods.keys().cloned().collect();
     }
 
     /// The next pod to look at that is still there.
     pub(super) fn next_unknown(&mut self) -> Option<Place> {
         while let Some(place) = self.unknown.pop_front() {
-            if self.pods.contains_key(&place) {
+            if let Some(pod) = self.pods.get_mut(&place)
+                && std::mem::take(&mut pod.waits)
+            {
                 return Some(place);
             }
         }
@@ -287,6 +300,19 @@ mod tests {
         assert_eq!(names(&asked), BTreeSet::from(["asks/new".to_owned()]));
         assert_eq!(asked.next_unknown().unwrap().name, "new");
         assert_eq!(asked.next_unknown(), None);
+    }
+
+    #[test]
+    fn a_pod_that_changes_again_and_again_waits_once() {
+        let mut asked = asked();
+        for _ in 0..3 {
+            asked.see(Event::Apply(pod("asks", "web", None)));
+        }
+        let place = asked.next_unknown().unwrap();
+        assert_eq!(asked.next_unknown(), None);
+        asked.later(place.clone());
+        asked.look_at_all_again();
+        assert_eq!((asked.next_unknown(), asked.next_unknown()), (Some(place), None));
     }
 
     #[test]
