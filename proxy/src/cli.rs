@@ -95,10 +95,14 @@ impl Failure {
     }
 }
 
+/// Tasks that have their turn until it is looked what has come: a system call more for so many, and nobody waits behind the
+/// many that others have woken.
+const TASKS_IN_A_ROW: u32 = 8;
+
 /// A runtime with so many worker threads; with one, everything runs on the thread that calls.
 fn runtime(threads: u16) -> Result<Runtime, Failure> {
     let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    let built = builder.worker_threads(threads.into()).enable_all().build();
+    let built = builder.worker_threads(threads.into()).event_interval(TASKS_IN_A_ROW).enable_all().build();
     built.map_err(|error| Failure::Work(format!("cannot start: {error}")))
 }
 

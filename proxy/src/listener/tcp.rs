@@ -9,13 +9,14 @@ mod connections;
 use std::cell::RefCell;
 use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
@@ -98,6 +99,9 @@ pub struct Service {
 
 /// What the connections of a service share.
 struct Shared {
+    /// Clients whose queries come in pieces are served one after the other, on each thread, with all that others have to do in
+    /// between: there may be very many, all of a sudden.
+    turns: Arc<Semaphore>,
     limits: Arc<Limits>,
     connections: Arc<Connections>,
     streams: Arc<Streams>,
@@ -112,6 +116,7 @@ impl Service {
         let Self { listener, limits, clients, resolver, metrics } = self;
         let (for_one, for_all) = limits.kept;
         let shared = Arc::new(Shared {
+            turns: Arc::new(Semaphore::new(Handle::current().metrics().num_workers())),
             connections: Connections::new(limits.connections, limits.of_one_client),
             streams: Arc::new(Streams::bounded(for_one, for_all)),
             limits: Arc::new(limits),
@@ -195,7 +200,7 @@ impl Shared {
         Some(async move {
             shared.metrics.clients.inc();
             let served = async {
-                let (stream, reason) = converse(client, stop).await;
+                let (stream, reason) = converse(client, stop, &shared.turns).await;
                 debug!(client = %address, reason = reason.as_str(), "a client's connection ended");
                 shared.ended(address, reason);
                 reason.close(stream).await;
@@ -237,8 +242,34 @@ impl Shared {
     }
 }
 
+/// Waits for a turn, in the order in which others do.
+#[derive(Default)]
+struct Waiting(Option<Pin<Box<dyn Future<Output = Turn> + Send>>>);
+
+/// The semaphore is never closed.
+type Turn = Result<OwnedSemaphorePermit, AcquireError>;
+
+impl Waiting {
+    fn poll(&mut self, turns: &Arc<Semaphore>, context: &mut Context<'_>) -> Poll<Option<OwnedSemaphorePermit>> {
+        if self.0.is_none()
+            && let Ok(turn) = Arc::clone(turns).try_acquire_owned()
+        {
+            return Poll::Ready(Some(turn));
+        }
+        let waiting = self.0.get_or_insert_with(|| Box::pin(Arc::clone(turns).acquire_owned()));
+        let turn = ready!(waiting.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(turn.ok())
+    }
+}
+
 /// Serves a client until it leaves or is let go; its slot is free when this ends.
-async fn converse(mut client: Client<TcpStream>, mut stop: watch::Receiver<bool>) -> (TcpStream, Closed) {
+async fn converse(
+    mut client: Client<TcpStream>,
+    mut stop: watch::Receiver<bool>,
+    turns: &Arc<Semaphore>,
+) -> (TcpStream, Closed) {
+    let mut waiting = Waiting::default();
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let (mut stopping, mut awaited) = (false, LENGTH);
     let mut timer = pin!(sleep_until(client.due(Instant::now()).0));
@@ -247,6 +278,7 @@ async fn converse(mut client: Client<TcpStream>, mut stop: watch::Receiver<bool>
             stopping = true;
             client.end(Closed::Stopped);
         }
+        let _turn = if client.sends_in_pieces() { Some(ready!(waiting.poll(turns, context))) } else { None };
         loop {
             let polled = SCRATCH.with_borrow_mut(|scratch| client.poll(context, scratch));
             if polled.is_ready() {
@@ -277,6 +309,30 @@ async fn converse(mut client: Client<TcpStream>, mut stop: watch::Receiver<bool>
     })
     .await;
     (client.into_stream(), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn one_after_the_other_has_its_turn_in_the_order_in_which_they_came() {
+        let turns = Arc::new(Semaphore::new(1));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waiting: Vec<_> = (0..3).map(|_| Waiting::default()).collect();
+        let mut has_a_turn = |index: usize| match waiting[index].poll(&turns, &mut context) {
+            Poll::Ready(turn) => turn,
+            Poll::Pending => None,
+        };
+        let first = has_a_turn(0).unwrap();
+        assert!(has_a_turn(1).is_none() && has_a_turn(2).is_none());
+        drop(first);
+        assert!(has_a_turn(2).is_none() && has_a_turn(0).is_none(), "the second was there before");
+        drop(has_a_turn(1).unwrap());
+        drop(has_a_turn(2).unwrap());
+        assert!(has_a_turn(0).is_some());
+    }
 }
 
 /// What the fuzz targets reach of this module; there is none of it in a build of another kind.

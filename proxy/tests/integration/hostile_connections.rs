@@ -185,6 +185,28 @@ async fn clients_that_trickle_idle_never_ask_or_take_nothing_are_let_go_each_aft
 }
 
 #[tokio::test]
+async fn however_many_send_their_queries_in_pieces_all_are_answered_and_who_does_not_beside_them() {
+    let proxy = alone("");
+    let (mut slow, mut whole) = (Vec::new(), TcpStream::connect(proxy.address).await.unwrap());
+    for _ in 0..300 {
+        slow.push(TcpStream::connect(proxy.address).await.unwrap());
+    }
+    let bytes = many(1);
+    for id in 0..3 {
+        for pieces in [&bytes[..1], &bytes[1..7], &bytes[7..20], &bytes[20..]] {
+            for stream in &mut slow {
+                stream.write_all(pieces).await.unwrap();
+            }
+            send(&mut whole, &query(id, "localhost.", RecordType::A)).await;
+            assert_eq!(receive(&mut whole).await.unwrap().metadata.id, id);
+        }
+        for stream in &mut slow {
+            assert_eq!(receive(stream).await.unwrap().answers.len(), 1);
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_asks_finds_room_however_many_connect_and_do_not() {
     let proxy = Proxy::written(
         &["tls://127.0.0.1:1#nobody.test"],

@@ -50,6 +50,8 @@ pub(super) struct Client<S> {
     more: bool,
     /// When what is unread began to come, if it is part of a query.
     begun: Option<Instant>,
+    /// What was read last was part of a query.
+    in_pieces: bool,
     /// Replies that the client has not taken yet.
     unsent: Vec<u8>,
     /// Since when.
@@ -89,6 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             unread: Vec::new(),
             more: false,
             begun: None,
+            in_pieces: false,
             unsent: Vec::new(),
             stuck: None,
             turn: 0,
@@ -126,6 +129,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(super) fn awaited(&self) -> usize {
         let Some((length, begun)) = self.unread.split_first_chunk() else { return LENGTH - self.unread.len() };
         usize::from(u16::from_be_bytes(*length)).saturating_sub(begun.len()).max(1)
+    }
+
+    /// Whether its queries come in pieces: serving it takes more turns than it does for others.
+    pub(super) fn sends_in_pieces(&self) -> bool {
+        self.in_pieces
     }
 
     /// The connection.
@@ -223,6 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let mut buffer = ReadBuf::new(input);
         ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
         let input = buffer.filled();
+        let continued = self.begun.is_some();
         if self.unread.is_empty() {
             let used = self.take_queries(input, room, output, asking);
             if self.closing.is_none() {
@@ -232,6 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.unread.extend_from_slice(input);
             self.take_unread(room, output, asking);
         }
+        self.in_pieces = continued || self.begun.is_some();
         Poll::Ready(Ok(input.len()))
     }
 
