@@ -279,7 +279,7 @@ impl<'a> Chosen<'a> {
 /// Who asks for the sidecar; `Err` inside when nobody does, or the pod declines it.
 fn asker(
     pod: &Pod,
-    stripped: &Stripped,
+    stripped: &Stripped<'_>,
     namespace_asks: bool,
     profile: &Result<Chosen<'_>, Refusal>,
     warnings: &mut Vec<String>,
@@ -312,7 +312,7 @@ fn asker(
 /// What to write into the pod, or why it cannot be served.
 fn plan(
     pod: &Pod,
-    stripped: &Stripped,
+    stripped: &Stripped<'_>,
     subject: Subject<'_>,
     settings: &Settings,
     cluster: &ClusterDns,
@@ -409,7 +409,7 @@ pub fn image(
 }
 
 /// The pod without the sidecar and all that came with it, as it was before.
-pub fn without_sidecar(pod: &Value) -> Stripped {
+pub fn without_sidecar(pod: &Value) -> Stripped<'_> {
     original::strip(pod)
 }
 

@@ -265,17 +265,18 @@ fn uninject_from(value: &mut Value, unrecorded: &mut Vec<String>, changed: &mut 
     let object = format!("{}/{}", kind(value), name(value));
     let Some(pod) = value.pointer_mut(path) else { return };
     let stripped = inject::without_sidecar(pod);
-    if stripped.pod == *pod {
+    if *stripped.pod == *pod {
         return;
     }
+    let (bare, dns_unrecorded) = (stripped.pod.into_owned(), stripped.dns_unrecorded);
     let had_context = !is_empty(pod.pointer("/spec/securityContext"));
-    *pod = stripped.pod;
+    *pod = bare;
     // The sysctl was all that it held.
     if had_context && is_empty(pod.pointer("/spec/securityContext")) {
         pod.get_mut("spec").and_then(Value::as_object_mut).map(|spec| spec.shift_remove("securityContext"));
     }
     *changed = true;
-    if stripped.dns_unrecorded {
+    if dns_unrecorded {
         unrecorded.push(object);
     }
 }

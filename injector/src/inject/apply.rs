@@ -1,5 +1,7 @@
 //! What a decision makes of the pod, on its raw JSON: what is not ours is never touched, known or not.
 
+use std::borrow::Cow;
+
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
 use serde_json::{Map, Value, json};
@@ -13,14 +15,14 @@ use super::{Decision, PORT_START, Plan};
 pub fn patched(decision: &Decision, pod: &Value) -> Value {
     match decision {
         Decision::Inject(plan) => plan.apply(pod),
-        Decision::Skip(_) => strip(pod).pod,
+        Decision::Skip(_) => strip(pod).pod.into_owned(),
         Decision::Deny(_) => pod.clone(),
     }
 }
 
 /// The JSON patch (RFC 6902) that makes the one pod of the other; empty when they are the same.
 pub fn patch(before: &Value, after: &Value) -> Patch {
-    let mut before = before.clone();
+    let mut before = Cow::Borrowed(before);
     // A comparison by position would rewrite every init container after ours.
     let mut operations = move_sidecar(&mut before, after);
     compare(&mut PointerBuf::new(), &before, after, &mut operations);
@@ -62,26 +64,26 @@ fn compare(place: &mut PointerBuf, before: &Value, after: &Value, operations: &m
 }
 
 /// Removes our container from wherever it is, and puts it where `after` has it.
-fn move_sidecar(before: &mut Value, after: &Value) -> Vec<PatchOperation> {
+fn move_sidecar(before: &mut Cow<'_, Value>, after: &Value) -> Vec<PatchOperation> {
     const LIST: &str = "/spec/initContainers";
     let wanted = after.pointer(LIST).and_then(Value::as_array).and_then(|list| list.first());
     let wanted = wanted.filter(|container| is_our_container(container));
-    let Some(list) = before.pointer_mut(LIST).and_then(Value::as_array_mut) else { return Vec::new() };
-    let path = |index: usize| PointerBuf::from_tokens(["spec", "initContainers", &index.to_string()]);
-    if wanted.is_some() && list.first().is_some_and(is_our_container) {
+    let Some(container) = wanted else { return Vec::new() };
+    let lacks_it_there = |list: &&Vec<Value>| !list.first().is_some_and(is_our_container);
+    if before.pointer(LIST).and_then(Value::as_array).filter(lacks_it_there).is_none() {
         return Vec::new();
     }
+    let Some(list) = before.to_mut().pointer_mut(LIST).and_then(Value::as_array_mut) else { return Vec::new() };
+    let path = |index: usize| PointerBuf::from_tokens(["spec", "initContainers", &index.to_string()]);
     let mut operations = Vec::new();
-    for index in (0..list.len()).rev().filter(|_| wanted.is_some()) {
+    for index in (0..list.len()).rev() {
         if is_our_container(&list[index]) {
             list.remove(index);
             operations.push(PatchOperation::Remove(RemoveOperation { path: path(index) }));
         }
     }
-    if let Some(container) = wanted {
-        list.insert(0, container.clone());
-        operations.push(PatchOperation::Add(AddOperation { path: path(0), value: container.clone() }));
-    }
+    list.insert(0, container.clone());
+    operations.push(PatchOperation::Add(AddOperation { path: path(0), value: container.clone() }));
     operations
 }
 

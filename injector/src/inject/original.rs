@@ -4,6 +4,7 @@
 //! second time. What the DNS fields and the sysctl were before is recorded in the annotation `dot-sidecar.io/status`;
 //! what is read from there counts as the user's own input, and is checked like it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -44,9 +45,9 @@ pub(super) struct Original {
 
 /// A pod without anything of ours.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stripped {
-    /// The pod.
-    pub pod: Value,
+pub struct Stripped<'a> {
+    /// The pod: as it came, if there was nothing.
+    pub pod: Cow<'a, Value>,
     /// It had our sidecar, or its volume, already: a copy, or the webhook's second call.
     pub had_sidecar: bool,
     /// What the platform has written into our container since.
@@ -116,8 +117,8 @@ impl Platform {
 }
 
 /// Takes away what injection adds, and puts back what it replaces. What stays keeps its order, for who reads it.
-pub(super) fn strip(pod: &Value) -> Stripped {
-    let mut pod = pod.clone();
+pub(super) fn strip(pod: &Value) -> Stripped<'_> {
+    let mut pod = Cow::Borrowed(pod);
     let platform = Platform::of(&pod);
     let had_container = remove_from(&mut pod, "/spec", "initContainers", is_our_container);
     // `kubectl debug --copy-to --keep-init-containers=false` leaves the volume alone to tell whose DNS fields these are.
@@ -134,7 +135,7 @@ pub(super) fn strip(pod: &Value) -> Stripped {
             dns_unrecorded = original.is_none();
             // ClusterFirst is what the pod most likely had: it is the API's default.
             let likely = Original { dns_policy: Some("ClusterFirst".to_owned()), ..Original::default() };
-            restore_dns(&mut pod, original.as_ref().unwrap_or(&likely));
+            restore_dns(pod.to_mut(), original.as_ref().unwrap_or(&likely));
         }
         restore_sysctl(&mut pod, original.and_then(|original| original.unprivileged_port_start).as_deref());
     }
@@ -153,13 +154,13 @@ pub(super) fn is_our_container(container: &Value) -> bool {
 
 /// Ours by its name and by the annotation that it hands out; any other volume of that name is the user's.
 pub(super) fn is_our_volume(volume: &Value) -> bool {
-    let items = volume.pointer("/downwardAPI/items").and_then(Value::as_array);
+    if volume.get("name").and_then(Value::as_str) != Some(VOLUME) {
+        return false;
+    }
     let ours = format!("metadata.annotations['{CONFIG}']");
-    volume.get("name").and_then(Value::as_str) == Some(VOLUME)
-        && items
-            .into_iter()
-            .flatten()
-            .any(|item| item.pointer("/fieldRef/fieldPath").and_then(Value::as_str) == Some(ours.as_str()))
+    let items = volume.pointer("/downwardAPI/items").and_then(Value::as_array);
+    let mut paths = items.into_iter().flatten().map(|item| item.pointer("/fieldRef/fieldPath").and_then(Value::as_str));
+    paths.any(|path| path == Some(ours.as_str()))
 }
 
 /// Whether a sysctl is the one that opens low ports; the API takes both spellings of its name.
@@ -191,14 +192,14 @@ fn restore_dns(pod: &mut Value, original: &Original) {
 }
 
 /// Puts the sysctl back where it still says what injection made it say; what the user has written since is kept.
-fn restore_sysctl(pod: &mut Value, original: Option<&str>) {
+fn restore_sysctl(pod: &mut Cow<'_, Value>, original: Option<&str>) {
     let ours = PORT.to_string();
     if !sysctls(pod).any(|sysctl| port_start(sysctl) == Some(&ours)) {
         return;
     }
     match original {
         Some(value) => {
-            let list = pod.pointer_mut("/spec/securityContext/sysctls").and_then(Value::as_array_mut);
+            let list = pod.to_mut().pointer_mut("/spec/securityContext/sysctls").and_then(Value::as_array_mut);
             for sysctl in list.into_iter().flatten().filter(|sysctl| port_start(sysctl).is_some()) {
                 sysctl["value"] = json!(value);
             }
@@ -220,20 +221,24 @@ fn port_start(sysctl: &Value) -> Option<&str> {
 }
 
 /// Removes the items of a list that are `unwanted`, and the list itself when none is left. Tells whether there were any.
-fn remove_from(pod: &mut Value, parent: &str, key: &str, unwanted: impl Fn(&Value) -> bool) -> bool {
-    let Some(parent) = pod.pointer_mut(parent).and_then(Value::as_object_mut) else { return false };
+fn remove_from(pod: &mut Cow<'_, Value>, parent: &str, key: &str, unwanted: impl Fn(&Value) -> bool) -> bool {
+    let list = pod.pointer(parent).and_then(|parent| parent.get(key)).and_then(Value::as_array);
+    if !list.is_some_and(|list| list.iter().any(&unwanted)) {
+        return false;
+    }
+    let Some(parent) = pod.to_mut().pointer_mut(parent).and_then(Value::as_object_mut) else { return false };
     let Some(list) = parent.get_mut(key).and_then(Value::as_array_mut) else { return false };
-    let before = list.len();
     list.retain(|item| !unwanted(item));
-    let removed = list.len() < before;
-    if removed && list.is_empty() {
+    if list.is_empty() {
         parent.shift_remove(key);
     }
-    removed
+    true
 }
 
 /// Removes one key of a map, and the map itself when it was the last.
-fn remove_key(pod: &mut Value, map: &str, key: &str) -> Option<Value> {
+fn remove_key(pod: &mut Cow<'_, Value>, map: &str, key: &str) -> Option<Value> {
+    pod.pointer(map)?.get(key)?;
+    let pod = pod.to_mut();
     let entries = pod.pointer_mut(map)?.as_object_mut()?;
     let removed = entries.shift_remove(key)?;
     if entries.is_empty() {

@@ -92,7 +92,7 @@ proptest! {
     fn what_injection_replaced_is_restored_when_it_is_undone(pod in any_pod()) {
         let verdict = decide_with(&pod, true, &Settings::default(), &[]);
         if matches!(verdict.decision, Decision::Inject(_)) {
-            let mut restored = original::strip(&patched(&verdict.decision, &pod)).pod;
+            let mut restored = original::strip(&patched(&verdict.decision, &pod)).pod.into_owned();
             // Empty maps and lists that injection had to make say nothing.
             for key in ["securityContext", "initContainers"] {
                 let spec = restored["spec"].as_object_mut().unwrap();
