@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::replica::{Replica, is_ready};
 
-/// How often readiness is looked at.
-const PERIOD: Duration = Duration::from_millis(500);
+/// How often readiness is looked at. A kubelet sees a dead process about as soon.
+pub(crate) const PERIOD: Duration = Duration::from_millis(500);
 
 /// Replicas by their addresses: of reviews and of health, and whether they are ready.
 type Backends = Arc<Mutex<Vec<(SocketAddr, SocketAddr, bool)>>>;
@@ -62,12 +62,10 @@ async fn accept(listener: TcpListener, backends: Backends) {
             backends.iter().filter(|(_, _, ready)| *ready).map(|(reviews, ..)| *reviews).collect()
         };
         connections.spawn(async move {
-            // One that is gone and not yet known to be is passed over.
-            for turn in 0..ready.len() {
-                if let Ok(mut replica) = TcpStream::connect(ready[(number + turn) % ready.len()]).await {
-                    let _ = copy_bidirectional(&mut client, &mut replica).await;
-                    return;
-                }
+            // One that is gone and not yet known to be gets its share, and refuses.
+            let Some(chosen) = ready.get(number % ready.len().max(1)) else { return };
+            if let Ok(mut replica) = TcpStream::connect(chosen).await {
+                let _ = copy_bidirectional(&mut client, &mut replica).await;
             }
         });
     }

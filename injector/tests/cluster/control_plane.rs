@@ -100,14 +100,20 @@ impl Part {
     /// Kills it and starts it again, as it was started.
     pub(crate) fn restart(self) {
         signal("KILL", self.process);
-        while Path::new(&format!("/proc/{}/cmdline", self.process)).exists()
-            && std::fs::read(format!("/proc/{}/cmdline", self.process)).is_ok_and(|line| !line.is_empty())
-        {
+        while !self.has_ended() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         let (program, arguments) = self.arguments.split_first().unwrap();
         let mut command = Command::new(program);
         // Ends with the node's first process.
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    }
+
+    /// Whether all its threads are gone, and with them its ports, which the next one needs: the first may be gone long before the last.
+    fn has_ended(&self) -> bool {
+        let process = Path::new("/proc").join(self.process.to_string());
+        let threads = std::fs::read_dir(process.join("task")).map_or(0, Iterator::count);
+        let status = std::fs::read_to_string(process.join("status")).unwrap_or_default();
+        threads == 0 || (threads == 1 && status.contains("State:\tZ"))
     }
 }

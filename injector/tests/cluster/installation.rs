@@ -52,7 +52,7 @@ impl Installation {
         let address = kubectl(&format!("get service dot-injector -n {NAMESPACE} -o jsonpath={{.spec.clusterIP}}"), "");
         run("ip", &["address", "add", &format!("{address}/32"), "dev", "lo"], "");
         let service = SocketAddr::new(address.parse::<IpAddr>().unwrap(), 443);
-        Self { client: Client::try_default().await.unwrap(), kubeconfig, config, service }
+        Self { client: client().await, kubeconfig, config, service }
     }
 
     /// The same after an upgrade with these values.
@@ -107,6 +107,13 @@ impl Installation {
         ];
         run("kubectl", &arguments, "");
     }
+}
+
+/// The cluster's administrator, who hears at once what the API server cannot do.
+async fn client() -> Client {
+    let mut config = kube::Config::infer().await.unwrap();
+    config.default_retry = false;
+    Client::try_from(config).unwrap()
 }
 
 /// What the chart renders.

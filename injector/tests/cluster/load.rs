@@ -9,11 +9,12 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::eventually;
 use crate::installation::{Installation, PODS};
 
 /// So many create at once.
 const STREAMS: usize = 4;
+/// So long it may take until as many pods have the sidecar as are waited for.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// The pause after each pod.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,7 +54,17 @@ impl Load {
     pub(crate) async fn go_on_for(&self, pods: usize) {
         let target = self.record.lock().unwrap().injected + pods;
         let is_reached = async || self.record.lock().unwrap().injected >= target;
-        eventually(&format!("{pods} more pods have the sidecar"), Duration::from_secs(90), is_reached).await;
+        let deadline = Instant::now() + PATIENCE;
+        while !is_reached().await {
+            if Instant::now() > deadline {
+                let record = self.record.lock().unwrap();
+                let lately = |all: &[String]| all.iter().rev().take(5).cloned().collect::<Vec<_>>();
+                let lost: Vec<String> = record.lost.iter().map(|(_, why)| why.clone()).collect();
+                let (lost, others) = (lately(&lost), lately(&record.others));
+                panic!("not {pods} more pods within {PATIENCE:?}; said lately: {lost:#?}, {others:#?}");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Asserts that nothing went wrong for ever, and gives how many pods were lost since it was asked last.
