@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::{Request, Version};
 use kube::{Api, Client};
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -26,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::operator::{Candidate, Operator};
 use crate::profile::{WatchedProfiles, keep_default};
 use crate::readiness::Readiness;
-use crate::server::Limits;
+use crate::server::{Answer, Limits};
 use crate::settings::Settings;
 use crate::webhook::{Facts, Webhook};
 use crate::{events, server};
@@ -136,7 +139,12 @@ pub async fn run(
 
     let (stop, stopped) = watch::channel(false);
     let (stop_leading, stopping_soon) = watch::channel(false);
-    let answer_review = move |request| Arc::clone(&webhook).handle(request);
+    let leaving = readiness.clone();
+    let answer_review = move |request: Request<Incoming>| {
+        let (version, leaving) = (request.version(), leaving.clone());
+        let answering = Arc::clone(&webhook).handle(request);
+        async move { parting(answering.await, version, &leaving) }
+    };
     let counted = metrics.clone();
     let reviews =
         server::serve(listeners.reviews, Some(tls), &bounds, counted.clone(), answer_review, until(stopped.clone()));
@@ -177,6 +185,15 @@ pub async fn client() -> Result<Client, StartError> {
     let mut config = kube::Config::infer().await.map_err(|error| unknown(&error))?;
     config.default_retry = false;
     Client::try_from(config).map_err(|error| unknown(&error))
+}
+
+/// Once this replica is leaving, each connection of HTTP/1.1 goes with its next answer, which says so. One that is closed between two
+/// requests may meet the second on its way, and API servers do not send a review again.
+fn parting(mut answer: Answer, version: Version, readiness: &Readiness) -> Answer {
+    if readiness.is_stopping() && version == Version::HTTP_11 {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

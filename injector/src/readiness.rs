@@ -61,10 +61,15 @@ impl Readiness {
         self.0.fetch_or(STOPPING, Ordering::Relaxed);
     }
 
+    /// Whether it is being stopped.
+    pub fn is_stopping(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & STOPPING != 0
+    }
+
     /// `Ok` when admissions can be sent here, else why not.
     pub fn check(&self) -> Result<(), &'static str> {
         let state = self.0.load(Ordering::Relaxed);
-        if state & STOPPING != 0 {
+        if self.is_stopping() {
             return Err("the injector is being stopped");
         }
         match Condition::ALL.into_iter().find(|condition| state & condition.bit() == 0) {

@@ -1,13 +1,17 @@
 //! Reviews over HTTPS.
 
-use http_body_util::Full;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Mutex;
 
 use crate::api_server::{ApiServer, PROFILES};
 use crate::http::Version;
-use crate::injector::{Injector, eventually, patched, post, review};
+use crate::injector::{Injector, Options, eventually, patched, post, review};
 
 pub(crate) const ANNOTATED: &str = "/mutate/annotated";
 const NAMESPACE: &str = "/mutate/namespace";
@@ -240,6 +244,31 @@ async fn a_review_under_way_is_answered_when_the_injector_is_told_to_stop() {
     read_until(&mut stream, "200 OK").await;
     drop(stream);
     stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_is_leaving_says_with_an_answer_that_the_connection_ends_and_does_not_close_it_between_two_requests() {
+    let linger = Duration::from_secs(5);
+    let injector = Injector::start_as(&ApiServer::new(), Options { linger, ..Options::default() }).await;
+    injector.until_ready().await;
+    let stream = TokioIo::new(injector.connect(Version::One).await);
+    let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    let (sender, connection) = (Mutex::new(sender), tokio::spawn(connection));
+    let is_last = async || {
+        let request = post(ANNOTATED, review("shop", &asking()).to_string());
+        let answer = sender.lock().await.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let is_last = answer.headers().get("connection").is_some_and(|value| value == "close");
+        answer.into_body().collect().await.unwrap();
+        is_last
+    };
+    assert!(!is_last().await && !is_last().await);
+    let told = Instant::now();
+    let stopping = tokio::spawn(injector.stop());
+    eventually("an answer ends the connection", is_last).await;
+    assert!(told.elapsed() < linger, "before the injector closes what is left");
+    connection.await.unwrap().unwrap();
+    stopping.abort();
 }
 
 async fn read_until(stream: &mut (impl AsyncRead + Unpin), words: &str) {

@@ -40,13 +40,16 @@ pub(crate) struct Options {
     pub(crate) callers: Option<Callers>,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
+    /// How long admissions are taken after it was told to stop.
+    pub(crate) linger: Duration,
     /// Further lines of the configuration.
     pub(crate) settings: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { callers: None, limits: Limits::default(), clock: Clock::system(), settings: String::new() }
+        let (callers, limits, settings) = (None, Limits::default(), String::new());
+        Self { callers, limits, clock: Clock::system(), linger: Duration::ZERO, settings }
     }
 }
 
@@ -86,7 +89,7 @@ impl Injector {
             lease: "dot-injector".to_owned(),
             identity: format!("dot-injector-{}", reviews.port()),
             resolv_conf: PathBuf::from("/nonexistent"),
-            linger: Duration::ZERO,
+            linger: options.linger,
             callers: options.callers,
             clock: options.clock,
             limits: options.limits,
