@@ -4,7 +4,8 @@
 //! Lease ──► lease: leading? ─┬─► pods (their metadata) ──► fleet ──┬──► rollout ──► the pods' annotation
 //!                            │                                     ├──► status ──► the profiles' status
 //!                            ├─► pods without the sidecar ─────────┴──► drift ───► counts, Events, repair
-//!                            └─► self_check: a pod, as a dry run ──► log, metrics, Event on the Deployment
+//!                            └─► self_check: a pod, as a dry run ──► log, metrics, Event on the Deployment,
+//!                                                                     status of the profile `default`
 //! ```
 
 mod drift;
@@ -73,10 +74,12 @@ impl Operator {
         let board = Arc::new(rollout::ProgressBoard::default());
         let shared = (Arc::clone(&pods), board);
         let facts = (self.cluster.clone(), known.clone());
-        let status = status::StatusKeeper::new(self.client.clone(), facts.clone(), shared.clone(), metrics.clone());
-        let rollouts = rollout::Rollouts::new(&self.client, facts, shared, self.rollout.clone(), metrics.clone());
         let (namespace, deployment) = &self.deployment;
         let check = SelfCheck::new(&self.client, &self.self_check, (namespace, deployment), self.metrics.clone());
+        let checked = check.as_ref().map(SelfCheck::findings);
+        let status =
+            status::StatusKeeper::new(self.client.clone(), facts.clone(), shared.clone(), checked, metrics.clone());
+        let rollouts = rollout::Rollouts::new(&self.client, facts, shared, self.rollout.clone(), metrics.clone());
         let checking = async {
             if let Some(check) = check {
                 check.run().await;

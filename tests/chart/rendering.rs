@@ -290,15 +290,12 @@ fn with_cert_manager_the_injector_reads_the_secret_that_cert_manager_writes() {
 
 #[test]
 fn the_self_check_has_a_namespace_in_which_the_injector_may_do_dry_runs_alone() {
-    let documents = render(&["--set", "selfCheck.enabled=true"]).unwrap();
+    let documents = render(&[]).unwrap();
     let named = |kind: &str, name: &str| -> Value {
         let is_meant = |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == name;
         documents.iter().find(is_meant).unwrap_or_else(|| panic!("no {kind} {name}")).clone()
     };
-    assert_eq!(
-        injector_config(&["--set", "selfCheck.enabled=true"])["selfCheck"],
-        json!({"namespace": "dot-sidecar-self-check", "seconds": 60})
-    );
+    assert_eq!(injector_config(&[])["selfCheck"], json!({"namespace": "dot-sidecar-self-check", "seconds": 60}));
     let namespace = named("Namespace", "dot-sidecar-self-check");
     assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");
     let policy = named("ValidatingAdmissionPolicy", "dot-sidecar-self-check");
@@ -312,10 +309,10 @@ fn the_self_check_has_a_namespace_in_which_the_injector_may_do_dry_runs_alone() 
     );
     let role = named("Role", "dot-injector-self-check");
     assert_eq!(role["rules"], json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]));
-    for without in [&[][..], &["--set", "selfCheck.enabled=true", "--kube-version", "1.29.0"]] {
-        assert_eq!(injector_config(without)["selfCheck"]["namespace"], "");
+    for without in [["--set", "selfCheck.enabled=false"], ["--kube-version", "1.29.0"]] {
+        assert_eq!(injector_config(&without)["selfCheck"]["namespace"], "");
         assert!(
-            render(without).unwrap().iter().all(|document| document["metadata"]["name"] != "dot-sidecar-self-check")
+            render(&without).unwrap().iter().all(|document| document["metadata"]["name"] != "dot-sidecar-self-check")
         );
     }
 }
@@ -424,17 +421,16 @@ fn policies_are_installed_where_the_api_server_knows_them_and_refuse_only_what_f
             })
             .collect()
     };
-    let refusing = ["asked", "ephemeral", "excluded", "injector", "namespace", "profile", "records"].map(|name| {
-        // Who deletes a profile in use is warned, and that is all.
-        let action = if name == "profile" { "Warn" } else { "Deny" };
-        format!(r#"dot-sidecar-{name} ["{action}"]"#)
-    });
+    let refusing =
+        ["asked", "ephemeral", "excluded", "injector", "namespace", "profile", "records", "self-check"].map(|name| {
+            // Who deletes a profile in use is warned, and that is all.
+            let action = if name == "profile" { "Warn" } else { "Deny" };
+            format!(r#"dot-sidecar-{name} ["{action}"]"#)
+        });
     assert_eq!(bindings(&[]), refusing);
     assert_eq!(bindings(&["--kube-version", "1.29.4"]), [""; 0]);
-    assert_eq!(bindings(&["--set", "guards.enabled=false"]), [""; 0]);
     // Without it the self-check could make pods.
-    let checked = bindings(&["--set", "guards.enabled=false,selfCheck.enabled=true"]);
-    assert_eq!(checked, [r#"dot-sidecar-self-check ["Deny"]"#]);
+    assert_eq!(bindings(&["--set", "guards.enabled=false"]), [r#"dot-sidecar-self-check ["Deny"]"#]);
     let open = bindings(&["--set", "webhook.annotated.failurePolicy=Ignore"]);
     assert_eq!(open[0], r#"dot-sidecar-asked ["Warn","Audit"]"#);
     assert_eq!(open[1..], refusing[1..]);

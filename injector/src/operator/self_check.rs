@@ -12,10 +12,11 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource as _};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use self::verdict::Verdict;
+pub(super) use self::verdict::Verdict;
 use crate::annotations::INJECT;
 use crate::metrics::Metrics;
 
@@ -64,6 +65,8 @@ pub(super) struct SelfCheck {
     metrics: Metrics,
     /// What was told last, and how often it was seen since.
     told: Option<(Verdict, u32)>,
+    /// What was found last.
+    found: watch::Sender<Option<Verdict>>,
 }
 
 impl SelfCheck {
@@ -83,7 +86,13 @@ impl SelfCheck {
             settings: settings.clone(),
             metrics,
             told: None,
+            found: watch::channel(None).0,
         })
+    }
+
+    /// What was found last; nothing before the first check.
+    pub(super) fn findings(&self) -> watch::Receiver<Option<Verdict>> {
+        self.found.subscribe()
     }
 
     /// Works until it is dropped.
@@ -94,6 +103,7 @@ impl SelfCheck {
                 sleep(CONFIRM).await;
                 verdict = self.look().await;
             }
+            self.found.send_replace(Some(verdict.clone()));
             self.tell(verdict).await;
             sleep(Duration::from_secs(self.settings.seconds)).await;
         }

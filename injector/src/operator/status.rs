@@ -9,15 +9,17 @@ use k8s_openapi::jiff::{Timestamp, Unit};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::pods::WatchedPods;
 use super::rollout::{CONDITION, Progress, ProgressBoard};
+use super::self_check::Verdict;
 use crate::cluster::ClusterDns;
 use crate::inject;
 use crate::metrics::Metrics;
-use crate::profile::{Condition, PodCounts, ProfileStatus, Profiles, ProxyProfile, Resolver, WatchedProfiles};
+use crate::profile::{Condition, DEFAULT, PodCounts, ProfileStatus, Profiles, ProxyProfile, Resolver, WatchedProfiles};
 
 /// Field manager of the status, and of nothing else.
 const FIELD_MANAGER: &str = "dot-injector-status";
@@ -27,6 +29,8 @@ const ROUND: Duration = Duration::from_millis(500);
 const COUNTS: Duration = Duration::from_secs(5);
 /// How soon a status is tried again that could not be written.
 const RETRY: Duration = Duration::from_secs(2);
+/// What the condition is called that says whether the API server calls the webhook.
+const REACHED: &str = "WebhookReached";
 /// So many of those who have a profile are named.
 const USERS: usize = 8;
 
@@ -37,6 +41,8 @@ pub(super) struct StatusKeeper {
     known: WatchedProfiles,
     pods: Arc<WatchedPods>,
     board: Arc<ProgressBoard>,
+    /// Whether the API server calls the webhook; `None` where that is not checked.
+    checked: Option<watch::Receiver<Option<Verdict>>>,
     metrics: Metrics,
     /// What was written, and when.
     written: HashMap<String, (ProfileStatus, Instant)>,
@@ -47,9 +53,10 @@ impl StatusKeeper {
         client: Client,
         (cluster, known): (ClusterDns, WatchedProfiles),
         (pods, board): (Arc<WatchedPods>, Arc<ProgressBoard>),
+        checked: Option<watch::Receiver<Option<Verdict>>>,
         metrics: Metrics,
     ) -> Self {
-        Self { client, cluster, known, pods, board, metrics, written: HashMap::new() }
+        Self { client, cluster, known, pods, board, checked, metrics, written: HashMap::new() }
     }
 
     /// Works until it is dropped.
@@ -62,6 +69,7 @@ impl StatusKeeper {
             sleep(ROUND).await;
             tokio::select! {
                 changed = news.changed() => if changed.is_err() { return },
+                () = another_finding(self.checked.as_mut()) => {}
                 () = in_a_while(again) => {}
             }
         }
@@ -104,7 +112,8 @@ impl StatusKeeper {
         let counts = fleet.counts();
         let wanted = |name: &str| {
             let pods = counts.get(name).copied().unwrap_or_default();
-            let conditions = vec![self.ready(name, profiles), self.propagated(name, pods, profiles)];
+            let conditions = [self.ready(name, profiles), self.propagated(name, pods, profiles)];
+            let conditions = conditions.into_iter().chain(self.reached(name, profiles)).collect();
             let users = fleet.users(name, USERS);
             ProfileStatus {
                 observed_generation: profiles.generation(name),
@@ -136,6 +145,16 @@ impl StatusKeeper {
             _ => progress.told(pods),
         };
         self.condition(name, profiles, CONDITION, holds, said)
+    }
+
+    /// Whether the API server calls the webhook, which is no profile's own: it stands on the one that every installation has.
+    fn reached(&self, name: &str, profiles: &Profiles) -> Option<Condition> {
+        let found = self.checked.as_ref().filter(|_| name == DEFAULT)?.borrow().clone();
+        let (holds, reason, said) = match found {
+            Some(verdict) => (verdict.holds(), verdict.reason(), verdict.to_string()),
+            None => ("Unknown", "NotChecked".to_owned(), "who leads now has not checked it yet".to_owned()),
+        };
+        Some(self.condition(name, profiles, REACHED, (holds, &reason), said))
     }
 
     /// A condition, since when it is so included.
@@ -174,6 +193,17 @@ impl StatusKeeper {
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
         profiles.patch_status(name, &params, &Patch::Apply(patch)).await.map(drop)
+    }
+}
+
+async fn another_finding(checked: Option<&mut watch::Receiver<Option<Verdict>>>) {
+    let changed = match checked {
+        Some(checked) => checked.changed().await,
+        None => return std::future::pending().await,
+    };
+    if changed.is_err() {
+        // Nothing is checked any more.
+        std::future::pending().await
     }
 }
 

@@ -15,7 +15,8 @@ use crate::inject::{self, DnsOption};
 pub struct ProfileStatus {
     /// The generation of the profile (metadata.generation) that the rest of the status is about.
     pub observed_generation: Option<i64>,
-    /// Ready: whether pods can get the profile, and why not. Propagated: whether those that have it have what it says now.
+    /// Ready: whether pods can get the profile, and why not. Propagated: whether those that have it have what it says now. WebhookReached, on the
+    /// profile default, where the self-check is on: whether the API server calls the injector's webhook, and if not, why and what to do.
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The pods that have the profile, counted.
@@ -52,7 +53,7 @@ pub struct Resolver {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What is told: Ready, or Propagated.
+    /// What is told: Ready, Propagated, or WebhookReached.
     #[serde(rename = "type")]
     pub kind: String,
     /// True, False or Unknown.

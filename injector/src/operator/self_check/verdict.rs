@@ -15,7 +15,7 @@ const POLICY: &str = "ValidatingAdmissionPolicy 'dot-sidecar-";
 
 /// What a check has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::operator) enum Verdict {
     /// The webhook was called: the pod has the sidecar, or the webhook refused it.
     Reached,
     /// The API server went on without calling the webhook, or when that failed, or something else has undone what it did.
@@ -28,7 +28,7 @@ pub(super) enum Verdict {
 
 /// Why the API server could not call the webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(in crate::operator) enum Cause {
     /// No replica is ready.
     NoEndpoints,
     NoService,
@@ -185,6 +185,21 @@ impl Verdict {
         }
     }
 
+    /// Whether the webhook is called, as conditions have it.
+    pub(in crate::operator) fn holds(&self) -> &'static str {
+        match self {
+            Self::Reached => "True",
+            Self::NotCalled | Self::Unreachable(..) => "False",
+            Self::Inconclusive(_) => "Unknown",
+        }
+    }
+
+    /// Why, as conditions have it: the same word in other letters.
+    pub(in crate::operator) fn reason(&self) -> String {
+        let capitalised = |part: &str| part[..1].to_uppercase() + &part[1..];
+        self.word().split('-').map(capitalised).collect()
+    }
+
     /// In one word, for metrics.
     pub(super) fn result(&self) -> &'static str {
         match self {
@@ -257,6 +272,33 @@ mod tests {
             // As much as an Event takes.
             assert!(sentence.len() <= 1024, "{} {words}", sentence.len());
         }
+    }
+
+    #[test]
+    fn a_condition_has_the_word_of_the_metrics_and_the_log_in_its_own_letters() {
+        let unknown = Verdict::Inconclusive("a policy of others".to_owned());
+        let silent = failed("context deadline exceeded");
+        for (verdict, holds, reason) in [
+            (Verdict::Reached, "True", "Reached"),
+            (Verdict::NotCalled, "False", "NotCalled"),
+            (silent, "False", "Silent"),
+            (failed("no endpoints available for service \"dot-injector\""), "False", "NoEndpoints"),
+            (unknown, "Unknown", "Inconclusive"),
+        ] {
+            assert_eq!((verdict.holds(), verdict.reason().as_str()), (holds, reason));
+        }
+    }
+
+    #[test]
+    fn a_control_plane_that_does_not_reach_pods_earns_what_helps_with_each_cloud() {
+        let told = failed("dial tcp 10.4.2.7:8443: i/o timeout").to_string();
+        for words in
+            ["443 and 10250", "injector.ports.webhook=10250", "GKE", "EKS", "overlay", "injector.hostNetwork=true"]
+        {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        let told = failed("dial tcp 172.16.0.9:8443: connect: no route to host").to_string();
+        assert!(told.contains("overlay") && told.contains("injector.hostNetwork=true"), "{told}");
     }
 
     #[test]
