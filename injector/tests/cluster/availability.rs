@@ -2,18 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::balancer::{Balancer, PERIOD};
+use crate::balancer::Balancer;
 use crate::control_plane::within;
 use crate::eventually;
 use crate::installation::Installation;
-use crate::load::Load;
+use crate::load::{Load, were_on_their_way};
 use crate::replica::Replica;
 
-/// By then the balancer has seen that a replica is gone, however busy the machine is.
-const UNTIL_KNOWN: Duration = Duration::from_millis(3_000).saturating_add(PERIOD);
-
 /// The replica that leads, and the other one.
-async fn by_leadership(one: Replica, other: Replica) -> (Replica, Replica) {
+pub(crate) async fn by_leadership(one: Replica, other: Replica) -> (Replica, Replica) {
     eventually("one leads", Duration::from_secs(60), async || one.leads().await || other.leads().await).await;
     if one.leads().await { (one, other) } else { (other, one) }
 }
@@ -107,13 +104,7 @@ fn a_leaders_death_costs_at_most_the_admissions_that_were_on_their_way_to_it() {
                 leader.kill().await;
                 load.go_on_for(40).await;
                 let lost = load.take_lost("a leader's death");
-                // A review that was sent to who died, or for which a connection to it was opened as long as nobody knew, is not sent
-                // again by API servers; whoever creates the pod once more gets it.
-                let reasons = ["EOF", "reset", "refused", "connection lost"];
-                assert!(lost.iter().all(|(_, why)| reasons.iter().any(|word| why.contains(word))), "{lost:#?}");
-                let last = lost.last().map_or(Duration::ZERO, |(when, _)| when.duration_since(killed));
-                println!("   the last was lost after {last:?}");
-                assert!(last < UNTIL_KNOWN, "{lost:#?}");
+                were_on_their_way(&lost, killed);
                 let new = Replica::ready(&installation, number).await;
                 balancer.add(&new);
                 eventually("another one leads", Duration::from_secs(30), async || {

@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use kube::api::DeleteParams;
 use serde_json::json;
 
+use crate::availability::by_leadership;
 use crate::balancer::Balancer;
 use crate::control_plane::{Part, kubectl, run, signal, within};
 use crate::eventually;
 use crate::installation::{Installation, NAMESPACE};
-use crate::load::Load;
+use crate::load::{Load, were_on_their_way};
 use crate::replica::Replica;
 
 /// An authority that has nothing to do with us.
@@ -20,7 +21,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 struct Scene {
     installation: Installation,
-    _balancer: Balancer,
+    balancer: Balancer,
     replicas: [Replica; 2],
     load: Load,
 }
@@ -35,7 +36,7 @@ impl Scene {
         let load = Load::start(&installation);
         load.go_on_for(20).await;
         assert_eq!(load.take_lost("at rest"), []);
-        Self { installation, _balancer: balancer, replicas, load }
+        Self { installation, balancer, replicas, load }
     }
 
     /// Pods get the sidecar again; tells how long some were refused.
@@ -66,12 +67,7 @@ fn a_secret_and_a_bundle_that_others_destroy_are_put_right_while_pods_are_create
             })
             .await;
             println!("the Secret was back after {:?}", now.elapsed());
-            eventually("its leaf is served", SOON, async || {
-                let (authorities, certificate) =
-                    (installation.secret("ca.crt").await, installation.secret("tls.crt").await);
-                signs(&authorities.unwrap_or_default(), &certificate.unwrap_or_default())
-            })
-            .await;
+            eventually("its leaf is served", SOON, async || is_rotated(installation).await).await;
             assert_eq!(scene.heals("the Secret deleted", now).await, []);
 
             for part in ["tls.crt", "tls.key", "ca.crt", "ca.key"] {
@@ -108,6 +104,48 @@ fn a_secret_and_a_bundle_that_others_destroy_are_put_right_while_pods_are_create
             }
         },
     );
+}
+
+#[test]
+fn a_leader_killed_amid_a_rotation_and_then_all_replicas_killed_leave_nothing_broken() {
+    within(
+        "chaos-d",
+        concat!(module_path!(), "::a_leader_killed_amid_a_rotation_and_then_all_replicas_killed_leave_nothing_broken"),
+        || async {
+            let scene = Scene::new("certificates.graceSeconds=8,selfCheck.enabled=false").await;
+            let Scene { installation, balancer, replicas: [one, two], load } = scene;
+            let (leader, follower) = by_leadership(one, two).await;
+
+            // There is a new authority, beside the old one, and no leaf of it yet.
+            installation.secrets().delete("dot-injector-tls", &DeleteParams::default()).await.unwrap();
+            eventually("two authorities are trusted", SOON, async || installation.trusted().await == 2).await;
+            assert!(!is_rotated(&installation).await, "the leaf is of the old authority");
+            let killed = Instant::now();
+            leader.kill().await;
+            eventually("the follower leads", SOON, async || follower.leads().await).await;
+            eventually("it completes the rotation", SOON, async || is_rotated(&installation).await).await;
+            load.go_on_for(30).await;
+            were_on_their_way(&load.take_lost("the leader killed amid a rotation"), killed);
+
+            follower.kill().await;
+            load.others_go_on_for(20).await;
+            let lost = load.take_lost("all replicas killed");
+            assert!(!lost.is_empty(), "who asks is refused");
+            // A kubelet starts them again.
+            let again = [Replica::ready(&installation, 3).await, Replica::ready(&installation, 4).await];
+            again.iter().for_each(|replica| balancer.add(replica));
+            load.go_on_for(30).await;
+            drop(load.take_lost("replicas started again"));
+            load.go_on_for(30).await;
+            assert_eq!(load.take_lost("after it"), []);
+        },
+    );
+}
+
+/// Whether the leaf is of the authority that signs now.
+async fn is_rotated(installation: &Installation) -> bool {
+    let (authorities, certificate) = (installation.secret("ca.crt").await, installation.secret("tls.crt").await);
+    signs(&authorities.unwrap_or_default(), &certificate.unwrap_or_default())
 }
 
 #[test]

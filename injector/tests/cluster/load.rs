@@ -9,12 +9,15 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::balancer::PERIOD;
 use crate::installation::{Installation, PODS};
 
 /// So many create at once.
 const STREAMS: usize = 4;
 /// So long it may take until as many pods have the sidecar as are waited for.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// So much later than it would a busy machine does something.
+const BUSY: Duration = Duration::from_secs(3);
 /// The pause after each pod.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,18 +53,24 @@ impl Load {
         Self { record, _tasks: tasks }
     }
 
-    /// Waits until so many more pods have got the sidecar, and says what happened so far.
+    /// Waits until so many more pods have got the sidecar.
     pub(crate) async fn go_on_for(&self, pods: usize) {
-        let target = self.record.lock().unwrap().injected + pods;
-        let is_reached = async || self.record.lock().unwrap().injected >= target;
-        let deadline = Instant::now() + PATIENCE;
-        while !is_reached().await {
+        self.until(pods, "pods with the sidecar", |record| record.injected).await;
+    }
+
+    /// Waits until so many more pods that do not ask were created.
+    pub(crate) async fn others_go_on_for(&self, pods: usize) {
+        self.until(pods, "pods without it", |record| record.plain).await;
+    }
+
+    async fn until(&self, pods: usize, what: &str, count: impl Fn(&Record) -> usize) {
+        let (target, deadline) = (count(&self.record.lock().unwrap()) + pods, Instant::now() + PATIENCE);
+        while count(&self.record.lock().unwrap()) < target {
             if Instant::now() > deadline {
                 let record = self.record.lock().unwrap();
-                let lately = |all: &[String]| all.iter().rev().take(5).cloned().collect::<Vec<_>>();
-                let lost: Vec<String> = record.lost.iter().map(|(_, why)| why.clone()).collect();
-                let (lost, others) = (lately(&lost), lately(&record.others));
-                panic!("not {pods} more pods within {PATIENCE:?}; said lately: {lost:#?}, {others:#?}");
+                let lost = record.lost.iter().map(|(_, why)| why);
+                let said: Vec<_> = lost.rev().take(5).chain(record.others.iter().rev().take(5)).collect();
+                panic!("not {pods} more {what} within {PATIENCE:?}; what was said last: {said:#?}");
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -81,6 +90,17 @@ impl Load {
         );
         lost
     }
+}
+
+/// Asserts that these pods were lost to a replica that was killed at this time: a review that it had in hand, or for which a connection to
+/// it was opened as long as the balancer did not know. API servers do not send it again; who creates the pod once more gets it.
+pub(crate) fn were_on_their_way(lost: &[(Instant, String)], killed: Instant) {
+    let reasons = ["EOF", "reset", "refused", "connection lost"];
+    assert!(lost.iter().all(|(_, why)| reasons.iter().any(|word| why.contains(word))), "{lost:#?}");
+    let Some((last, _)) = lost.last() else { return };
+    let last = last.duration_since(killed);
+    println!("   the last one was lost after {last:?}");
+    assert!(last < PERIOD + BUSY, "{lost:#?}");
 }
 
 async fn create(client: Client, asks: bool, record: Arc<Mutex<Record>>) {
