@@ -42,7 +42,7 @@ pub struct Limits {
     pub reviews_of_one: usize,
     /// So long a review waits for room in memory before it is told to come again.
     pub room: Duration,
-    /// A handshake, a request's head or the first request that takes longer is given up.
+    /// A handshake or the first request's head that takes longer is given up.
     pub head: Duration,
     /// A body that takes longer is given up; the API server itself waits 10 s for the answer.
     pub body: Duration,
@@ -221,7 +221,9 @@ impl Connection {
 
 fn http(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head).max_buf_size(LONGEST_HEAD);
+    // hyper's time for a head begins when the last answer is done: anything shorter would close connections that are kept for the next
+    // review, which could meet that. Who sends the first head slowly is closed as one who asks nothing, after `limits.head`.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle).max_buf_size(LONGEST_HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())

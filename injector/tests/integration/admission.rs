@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use dot_injector::server::Limits;
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::api_server::{ApiServer, PROFILES};
 use crate::http::Version;
@@ -246,26 +250,49 @@ async fn a_review_under_way_is_answered_when_the_injector_is_told_to_stop() {
     stopping.await.unwrap();
 }
 
+/// A connection of HTTP/1.1 that is kept, as API servers keep theirs.
+struct Kept(Mutex<SendRequest<Full<Bytes>>>);
+
+impl Kept {
+    async fn to(injector: &Injector) -> (Self, JoinHandle<hyper::Result<()>>) {
+        let stream = TokioIo::new(injector.connect(Version::One).await);
+        let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        (Self(Mutex::new(sender)), tokio::spawn(connection))
+    }
+
+    /// Asks about a pod. Whether the answer says that it is the connection's last.
+    async fn ends_with_an_answer(&self) -> bool {
+        let request = post(ANNOTATED, review("shop", &asking()).to_string());
+        let answer = self.0.lock().await.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let is_last = answer.headers().get("connection").is_some_and(|value| value == "close");
+        answer.into_body().collect().await.unwrap();
+        is_last
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_for_the_next_review_longer_than_a_head_may_take() {
+    let head = Duration::from_millis(200);
+    let injector = Injector::ready_with(&ApiServer::new(), None, Limits { head, ..Limits::default() }).await;
+    let (kept, _connection) = Kept::to(&injector).await;
+    for _ in 0..2 {
+        assert!(!kept.ends_with_an_answer().await);
+        tokio::time::sleep(3 * head).await;
+    }
+    assert!(!kept.ends_with_an_answer().await);
+}
+
 #[tokio::test]
 async fn who_is_leaving_says_with_an_answer_that_the_connection_ends_and_does_not_close_it_between_two_requests() {
     let linger = Duration::from_secs(5);
     let injector = Injector::start_as(&ApiServer::new(), Options { linger, ..Options::default() }).await;
     injector.until_ready().await;
-    let stream = TokioIo::new(injector.connect(Version::One).await);
-    let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
-    let (sender, connection) = (Mutex::new(sender), tokio::spawn(connection));
-    let is_last = async || {
-        let request = post(ANNOTATED, review("shop", &asking()).to_string());
-        let answer = sender.lock().await.send_request(request).await.unwrap();
-        assert_eq!(answer.status(), StatusCode::OK);
-        let is_last = answer.headers().get("connection").is_some_and(|value| value == "close");
-        answer.into_body().collect().await.unwrap();
-        is_last
-    };
-    assert!(!is_last().await && !is_last().await);
+    let (kept, connection) = Kept::to(&injector).await;
+    assert!(!kept.ends_with_an_answer().await && !kept.ends_with_an_answer().await);
     let told = Instant::now();
     let stopping = tokio::spawn(injector.stop());
-    eventually("an answer ends the connection", is_last).await;
+    eventually("an answer ends the connection", async || kept.ends_with_an_answer().await).await;
     assert!(told.elapsed() < linger, "before the injector closes what is left");
     connection.await.unwrap().unwrap();
     stopping.abort();
