@@ -21,6 +21,7 @@ mod installed;
 mod laws;
 mod live;
 mod profiles;
+mod reinvocation;
 mod rendering;
 #[path = "../../injector/tests/integration/shape.rs"]
 mod shape;
