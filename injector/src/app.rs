@@ -23,6 +23,7 @@ use crate::admin::Admin;
 use crate::callers::Callers;
 use crate::certs::{Clock, Keeper, Place, Served, service_names};
 use crate::cluster::{ClusterDns, ResolvConf};
+use crate::events::Teller;
 use crate::inject::search_warnings;
 use crate::limits::LimitRanges;
 use crate::metrics::Metrics;
@@ -69,8 +70,8 @@ pub struct Config {
 /// Where the injector listens.
 #[derive(Debug)]
 pub struct Listeners {
-    /// Reviews, over TLS.
-    pub reviews: TcpListener,
+    /// Reviews, over TLS. Without it no admissions are answered, and nothing is done for them: there is no certificate.
+    pub reviews: Option<TcpListener>,
     /// Health and metrics.
     pub admin: TcpListener,
 }
@@ -97,15 +98,6 @@ pub async fn run(
     let cluster = cluster_dns(&config)?;
     let metrics = Metrics::default();
     let readiness = Readiness::default();
-    let served = Served::default();
-    let (limits, watch_limits) = LimitRanges::watch(&client, readiness.clone());
-    let (teller, worker) = events::queue(client.clone(), Some(config.identity.clone()), metrics.clone());
-    let certificates = config.settings.certificates.clone();
-    let keeper = Keeper::new(&client, place(&config, &cluster), certificates, config.clock.clone()).telling(
-        served.clone(),
-        readiness.clone(),
-        metrics.clone(),
-    );
     let (profiles, watch_profiles) =
         WatchedProfiles::watch(&client, config.settings.profile.is_some(), readiness.clone());
     // Dropped when this function returns, and so stopped.
@@ -115,6 +107,7 @@ pub async fn run(
     }
     let candidate = Candidate::new(client.clone(), &config.namespace, &config.lease, config.identity.clone());
     let (candidate, leading) = candidate.owned_by(&config.deployment).telling(&cluster).stand();
+    let (teller, worker) = events::queue(client.clone(), Some(config.identity.clone()), metrics.clone());
     let operator = Operator {
         client: client.clone(),
         cluster: cluster.clone(),
@@ -127,38 +120,47 @@ pub async fn run(
         deployment: (config.namespace.clone(), config.deployment.clone()),
     };
     background.spawn(operator.run(leading.clone()));
-    let (namespaces, linger, bounds) = (Api::all(client), config.linger, config.limits);
-    let tls = TlsAcceptor::from(Arc::new(tls_config(served, config.callers.as_ref())?));
-    let facts = Facts { settings: config.settings, cluster, limits, profiles };
-    let webhook = Arc::new(Webhook::new(facts, namespaces, teller, metrics.clone(), bounds.clone()));
-
-    background.spawn(watch_limits);
     background.spawn(watch_profiles);
     background.spawn(worker.run());
-    background.spawn(keeper.run(leading));
 
     let (stop, stopped) = watch::channel(false);
     let (stop_leading, stopping_soon) = watch::channel(false);
-    let leaving = readiness.clone();
-    let answer_review = move |request: Request<Incoming>| {
-        let (version, leaving) = (request.version(), leaving.clone());
-        let answering = Arc::clone(&webhook).handle(request);
-        async move { parting(answering.await, version, &leaving) }
+    let reviews = match listeners.reviews {
+        Some(listener) => {
+            let counted = metrics.clone();
+            let (metrics, readiness) = (metrics.clone(), readiness.clone());
+            let leaving = readiness.clone();
+            let shared = Shared { client, cluster, profiles, teller, metrics, readiness };
+            let (tls, webhook) = answering(&config, shared, leading, &mut background)?;
+            let answer = move |request: Request<Incoming>| {
+                let (version, leaving) = (request.version(), leaving.clone());
+                let answering = Arc::clone(&webhook).handle(request);
+                async move { parting(answering.await, version, &leaving) }
+            };
+            let stop = until(stopped.clone());
+            Some(server::serve(listener, Some(tls), &config.limits, counted, answer, stop))
+        }
+        None => {
+            readiness.without_admissions();
+            None
+        }
     };
-    let counted = metrics.clone();
-    let reviews =
-        server::serve(listeners.reviews, Some(tls), &bounds, counted.clone(), answer_review, until(stopped.clone()));
-    let show = Admin { readiness: readiness.clone(), metrics };
+    let reviews = async {
+        if let Some(reviews) = reviews {
+            reviews.await;
+        }
+    };
+    let show = Admin { readiness: readiness.clone(), metrics: metrics.clone() };
     let answer_admin = move |request| show.clone().handle(request);
-    let health = server::serve(listeners.admin, None, &bounds, counted, answer_admin, until(stopped.clone()));
+    let health = server::serve(listeners.admin, None, &config.limits, metrics, answer_admin, until(stopped.clone()));
     // Handed over while admissions are still taken.
     let standing = candidate.run(until(stopping_soon));
     let stopping = async {
         shutdown.await;
-        info!(seconds = linger.as_secs(), "stopping: no longer ready, and taking admissions a little longer");
+        info!(seconds = config.linger.as_secs(), "stopping: no longer ready, and taking admissions a little longer");
         readiness.stop();
         stop_leading.send_replace(true);
-        sleep(linger).await;
+        sleep(config.linger).await;
         // Nobody listening any more would be just as well.
         stop.send_replace(true);
     };
@@ -167,10 +169,44 @@ pub async fn run(
     Ok(())
 }
 
+/// What admissions are answered with, and the rest of the program has too.
+struct Shared {
+    client: Client,
+    cluster: ClusterDns,
+    profiles: WatchedProfiles,
+    teller: Teller,
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
+/// What answers admissions, and by which certificate. What it needs beside that is put to work: who keeps the certificate, and who
+/// knows the LimitRanges.
+fn answering(
+    config: &Config,
+    shared: Shared,
+    leading: watch::Receiver<bool>,
+    background: &mut JoinSet<()>,
+) -> Result<(TlsAcceptor, Arc<Webhook>), StartError> {
+    let Shared { client, cluster, profiles, teller, metrics, readiness } = shared;
+    let served = Served::default();
+    let tls = TlsAcceptor::from(Arc::new(tls_config(served.clone(), config.callers.as_ref())?));
+    let certificates = config.settings.certificates.clone();
+    let keeper = Keeper::new(&client, place(config, &cluster), certificates, config.clock.clone());
+    background.spawn(keeper.telling(served, readiness.clone(), metrics.clone()).run(leading));
+    let (limits, watch_limits) = LimitRanges::watch(&client, readiness);
+    background.spawn(watch_limits);
+    let facts = Facts { settings: config.settings.clone(), cluster, limits, profiles };
+    Ok((tls, Arc::new(Webhook::new(facts, Api::all(client), teller, metrics, config.limits.clone()))))
+}
+
 impl Listeners {
-    /// Listens on both addresses.
-    pub async fn bind(reviews: SocketAddr, admin: SocketAddr) -> Result<Self, StartError> {
-        Ok(Self { reviews: bind(reviews, "--listen").await?, admin: bind(admin, "--admin").await? })
+    /// Listens on these addresses.
+    pub async fn bind(reviews: Option<SocketAddr>, admin: SocketAddr) -> Result<Self, StartError> {
+        let reviews = match reviews {
+            Some(reviews) => Some(bind(reviews, "--listen").await?),
+            None => None,
+        };
+        Ok(Self { reviews, admin: bind(admin, "--admin").await? })
     }
 }
 

@@ -10,6 +10,7 @@ mod neighbours;
 mod offline;
 mod plugin;
 mod pod_security;
+mod policy;
 mod serve;
 mod status;
 mod table;
@@ -58,6 +59,8 @@ enum Command {
     Crd(crd::Crd),
     /// Print what makes a shell complete commands and flags
     Completion(plugin::Completion),
+    /// Print injection as CEL, for clusters that inject by policy, without a webhook
+    Policy(policy::Policy),
 }
 
 /// How a command ended that did not succeed.
@@ -110,6 +113,7 @@ impl Command {
             Self::Explain(explain) => explain.run(),
             Self::Check(check) => check.run(),
             Self::Crd(crd) => crd.run(),
+            Self::Policy(policy) => policy.run(),
             Self::Completion(completion) => completion.run(Cli::command()),
         }
     }

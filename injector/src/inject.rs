@@ -13,6 +13,7 @@ mod dns;
 mod obstacles;
 mod original;
 mod pod;
+pub mod policy;
 mod refusal;
 mod resources;
 mod sidecar;

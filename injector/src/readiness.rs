@@ -26,6 +26,9 @@ impl Condition {
     const ALL: [Self; 4] =
         [Self::CertificateServed, Self::AuthorityTrusted, Self::LimitRangesKnown, Self::ProfilesKnown];
 
+    /// Those that admissions alone wait for.
+    const OF_ADMISSIONS: [Self; 3] = [Self::CertificateServed, Self::AuthorityTrusted, Self::LimitRangesKnown];
+
     fn bit(self) -> u8 {
         match self {
             Self::CertificateServed => 1,
@@ -56,6 +59,11 @@ impl Readiness {
         self.0.fetch_and(!condition.bit(), Ordering::Relaxed);
     }
 
+    /// Nothing waits for what admissions alone need: none will come.
+    pub fn without_admissions(&self) {
+        Condition::OF_ADMISSIONS.into_iter().for_each(|condition| self.set(condition));
+    }
+
     /// No new admissions should come from now on.
     pub fn stop(&self) {
         self.0.fetch_or(STOPPING, Ordering::Relaxed);
@@ -82,6 +90,15 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_admissions_profiles_are_all_that_is_waited_for() {
+        let readiness = Readiness::default();
+        readiness.without_admissions();
+        assert_eq!(readiness.check(), Err(Condition::ProfilesKnown.missing()));
+        readiness.set(Condition::ProfilesKnown);
+        assert_eq!(readiness.check(), Ok(()));
+    }
 
     #[test]
     fn ready_means_that_every_condition_holds_and_nothing_is_being_stopped() {

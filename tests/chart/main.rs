@@ -10,6 +10,7 @@
     reason = "a test that cannot go on has failed, and says why"
 )]
 
+mod by_policy;
 mod check;
 mod drift;
 mod fleet;

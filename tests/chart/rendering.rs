@@ -438,6 +438,57 @@ fn policies_are_installed_where_the_api_server_knows_them_and_refuse_only_what_f
     assert_eq!(open[4], r#"dot-sidecar-namespace ["Warn","Audit"]"#);
 }
 
+/// The arguments that have the API server inject.
+const BY_POLICY: [&str; 4] = ["--set", "admission.mode=policy", "--kube-version", "1.36.0"];
+
+#[test]
+fn where_the_api_server_injects_nothing_of_the_webhook_is_installed() {
+    let documents = render(&[&BY_POLICY[..], &["--set", "networkPolicy.enabled=true"]].concat()).unwrap();
+    let kinds: BTreeSet<&str> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
+    assert!(kinds.contains("MutatingAdmissionPolicy") && kinds.contains("MutatingAdmissionPolicyBinding"));
+    assert!(!kinds.contains("MutatingWebhookConfiguration") && !kinds.contains("Service"), "{kinds:?}");
+    for kind in ["ClusterRole", "Role"] {
+        let rules = only(&documents, kind)["rules"].to_string();
+        for unneeded in ["mutatingwebhookconfigurations", "limitranges", "secrets"] {
+            assert!(!rules.contains(unneeded), "{kind}: {unneeded}");
+        }
+    }
+    let container = &only(&documents, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].to_string();
+    assert!(arguments.contains("--without-webhook") && !arguments.contains("--listen"), "{arguments}");
+    assert_eq!(container["ports"], json!([{"name": "admin", "containerPort": 8080}]));
+    assert_eq!(only(&documents, "NetworkPolicy")["spec"]["ingress"], json!([]));
+    // Which profile is a pod's no policy can say, so that each is tried; without any, nothing is closed to pods that did not ask.
+    let bindings = documents.iter().filter(|document| document["kind"].as_str().unwrap().ends_with("PolicyBinding"));
+    for parameters in bindings.map(|binding| &binding["spec"]["paramRef"]).filter(|parameters| !parameters.is_null()) {
+        assert_eq!(parameters, &json!({"selector": {}, "parameterNotFoundAction": "Allow"}));
+    }
+    for policy in documents.iter().filter(|document| !document["spec"]["paramKind"].is_null()) {
+        assert_eq!(policy["spec"]["failurePolicy"], "Ignore", "{}", policy["metadata"]["name"]);
+    }
+}
+
+#[test]
+fn what_injection_by_policy_cannot_do_is_refused_with_the_remedy() {
+    let with = |value| render(&[&BY_POLICY[..], &["--set", value]].concat()).unwrap_err();
+    let older = render(&["--set", "admission.mode=policy", "--kube-version", "1.35.4"]).unwrap_err();
+    assert!(
+        older.contains("admission.mode: policy needs Kubernetes 1.36 or later, and this is v1.35.4: leave it at webhook")
+    );
+    for (value, words) in [
+        ("guards.enabled=false", "needs guards.enabled"),
+        ("profile.ownNameservers=replace", "leave profile.ownNameservers at refuse"),
+        ("selfCheck.enabled=true", "which selfCheck.enabled is about"),
+        ("certificates.certManager.enabled=true", "which certificates.certManager.enabled is about"),
+        ("webhook.clientCA=-----BEGIN CERTIFICATE-----", "which webhook.clientCA is about"),
+        ("repair.enabled=true", "repair.enabled would evict"),
+        ("admission.mode=both", "mode"),
+    ] {
+        let refused = with(value);
+        assert!(refused.contains(words), "{value}: {refused}");
+    }
+}
+
 #[test]
 fn what_is_optional_is_made_only_if_asked_for() {
     let kinds = |arguments: &[&str]| -> BTreeSet<String> {
@@ -453,13 +504,14 @@ fn what_is_optional_is_made_only_if_asked_for() {
 #[test]
 fn every_resource_carries_the_common_labels_and_is_told_its_namespace() {
     let arguments = ["--set", "commonLabels.team=dns,networkPolicy.enabled=true,metrics.podMonitor.enabled=true"];
-    for document in render(&arguments).unwrap() {
+    let by_policy = [&arguments[..], &BY_POLICY].concat();
+    for document in render(&arguments).unwrap().into_iter().chain(render(&by_policy).unwrap()) {
         let metadata = &document["metadata"];
         assert_eq!(metadata["labels"]["team"], "dns", "{document}");
         let kind = document["kind"].as_str().unwrap();
         let cluster_wide = kind.starts_with("Cluster")
             || ["CustomResourceDefinition", "MutatingWebhookConfiguration", "Namespace"].contains(&kind)
-            || kind.starts_with("ValidatingAdmissionPolicy");
+            || kind.contains("AdmissionPolicy");
         let namespace = match metadata["name"].as_str().unwrap() {
             _ if cluster_wide => Value::Null,
             "dot-injector-self-check" => json!("dot-sidecar-self-check"),

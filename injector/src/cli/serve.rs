@@ -45,6 +45,9 @@ pub(super) struct Serve {
     /// The MutatingWebhookConfiguration whose caBundle is written
     #[arg(long, value_name = "NAME", default_value = "dot-sidecar", env = "DOT_INJECTOR_WEBHOOK_CONFIGURATION")]
     webhook_configuration: String,
+    /// Answer no admissions: where the API server injects by policy, only profiles and pods are looked after
+    #[arg(long, conflicts_with_all = ["listen", "client_ca"], env = "DOT_INJECTOR_WITHOUT_WEBHOOK")]
+    without_webhook: bool,
     /// The Deployment that owns the Secret and the Lease
     #[arg(long, value_name = "NAME", default_value = "dot-injector", env = "DOT_INJECTOR_DEPLOYMENT")]
     deployment: String,
@@ -99,7 +102,9 @@ impl Serve {
             limits: Limits::default(),
         };
         block_on(async {
-            let listeners = app::Listeners::bind(self.listen, self.admin).await.map_err(Failure::work)?;
+            let listeners = app::Listeners::bind((!self.without_webhook).then_some(self.listen), self.admin)
+                .await
+                .map_err(Failure::work)?;
             let client = app::client().await.map_err(Failure::work)?;
             app::run(config, client, listeners, told_to_stop()?).await.map_err(Failure::work)
         })?

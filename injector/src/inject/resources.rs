@@ -30,7 +30,7 @@ enum Budget {
 }
 
 /// A resource of which the sidecar needs some.
-struct Kind {
+pub(super) struct Kind {
     name: &'static str,
     /// What it requests where a request is demanded and nobody says how much.
     request: Quantity,
@@ -49,7 +49,7 @@ struct Share {
 
 /// A limit on CPU is ten times what is requested, since every burst above it is throttled. Storage is for the log, which
 /// the node keeps and rotates.
-const KINDS: [Kind; 3] = [
+pub(super) const KINDS: [Kind; 3] = [
     Kind {
         name: "cpu",
         request: Quantity::from_millis(10),
@@ -118,8 +118,23 @@ impl Budget {
 }
 
 impl Kind {
+    /// As the API calls it.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What it may use where a limit is demanded and nobody says how much.
+    pub(super) fn default_limit(&self) -> String {
+        self.limit.to_string()
+    }
+
+    /// What it requests where a request is demanded and nobody says how much.
+    pub(super) fn default_request(&self) -> String {
+        self.request.to_string()
+    }
+
     /// Guaranteed is about these two alone.
-    fn counts_for_qos(&self) -> bool {
+    pub(super) fn counts_for_qos(&self) -> bool {
         matches!(self.name, "cpu" | "memory")
     }
 

@@ -41,7 +41,7 @@ pub(super) fn user(spec: &Spec, wished: Option<i64>) -> Result<Option<i64>, Refu
 }
 
 /// The containers of service meshes' proxies. What comes to the pod from outside is redirected to them, the kubelet's requests too.
-const MESHES: [&str; 4] = ["istio-proxy", "linkerd-proxy", "kuma-sidecar", "consul-dataplane"];
+pub(super) const MESHES: [&str; 4] = ["istio-proxy", "linkerd-proxy", "kuma-sidecar", "consul-dataplane"];
 
 /// What differs from pod to pod.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ pub(super) fn is_meshed(spec: &Spec) -> bool {
 
 /// Whether the event loop turns. Asked over HTTP, which costs the node next to nothing; in a mesh by a program in the container, since
 /// its proxy, where requests end up, is not there yet while the pod starts, and may take encrypted ones alone.
-fn liveness(meshed: bool) -> Value {
+pub(super) fn liveness(meshed: bool) -> Value {
     let (way, request, period) = if meshed {
         ("exec", json!({"command": PROBE}), 30)
     } else {

@@ -161,10 +161,13 @@ fn wrong_usage_exits_2_and_names_the_flag_or_field() {
 }
 
 #[test]
-fn the_chart_carries_the_definition_that_crd_prints() {
-    let printed = text(&run(&["crd"], "").stdout);
-    let carried = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dot-sidecar/files/proxyprofiles.yaml");
-    assert!(std::fs::read_to_string(carried).unwrap() == printed, "run make manifests and commit the result");
+fn the_chart_carries_what_crd_and_policy_print() {
+    for (command, file) in [("crd", "proxyprofiles.yaml"), ("policy", "policy.yaml")] {
+        let printed = text(&run(&[command], "").stdout);
+        let carried = format!("{}/../charts/dot-sidecar/files/{file}", env!("CARGO_MANIFEST_DIR"));
+        let carried = std::fs::read_to_string(carried).unwrap();
+        assert!(carried == printed, "{file}: run make manifests and commit the result");
+    }
 }
 
 #[test]

@@ -76,8 +76,9 @@ impl Injector {
     /// Starts one with these options, ready or not.
     pub(crate) async fn start_as(api: &ApiServer, options: Options) -> Self {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
-        let listeners = Listeners::bind(any, any).await.unwrap();
-        let (reviews, admin) = (listeners.reviews.local_addr().unwrap(), listeners.admin.local_addr().unwrap());
+        let listeners = Listeners::bind(Some(any), any).await.unwrap();
+        let reviews = listeners.reviews.as_ref().unwrap().local_addr().unwrap();
+        let admin = listeners.admin.local_addr().unwrap();
         let cluster = "cluster: {domain: cluster.local, dnsAddresses: [10.96.0.10]}";
         let config = Config {
             settings: Settings::from_yaml(&format!("{cluster}\n{}", options.settings)).unwrap(),

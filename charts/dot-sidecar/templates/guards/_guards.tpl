@@ -13,7 +13,7 @@ it later. They use nothing but CEL, so that no certificate, no Service and no pr
 {{- if eq .failurePolicy "Fail" }}[Deny]{{ else }}[Warn, Audit]{{ end }}
 {{- end }}
 
-{{/* Puts a policy in force: a dict of name, actions, root. */}}
+{{/* Puts a policy in force: a dict of name, actions, root, and profiles, where its parameter is each of them. */}}
 {{- define "dot-sidecar.binding" -}}
 ---
 apiVersion: admissionregistration.k8s.io/v1
@@ -24,6 +24,11 @@ metadata:
 spec:
   policyName: {{ .name }}
   validationActions: {{ .actions }}
+  {{- if .profiles }}
+  paramRef:
+    selector: {}
+    parameterNotFoundAction: Allow
+  {{- end }}
 {{- end }}
 
 {{/* The user name of the injector's account. */}}
@@ -33,14 +38,28 @@ system:serviceaccount:{{ .Release.Namespace }}:dot-injector
 
 {{/* Parts of a pod that the policies speak of. */}}
 {{- define "dot-sidecar.variables" -}}
+{{- if include "dot-sidecar.byPolicy" . }}
+{{- include "dot-sidecar.policy.pod" . }}
+{{- else -}}
 - name: annotations
   expression: object.metadata.?annotations.orValue({})
 - name: initContainers
   expression: object.spec.?initContainers.orValue([])
+{{- end }}
 - name: sidecars
   expression: variables.initContainers.filter(c, c.name == 'dot-proxy')
 - name: others
   expression: (variables.initContainers + object.spec.containers).filter(c, c.name != 'dot-proxy')
+{{- end }}
+
+{{/* Where the API server injects, nobody else tells what cannot be had: a dict of root, and parts, the names of lists of validations. */}}
+{{- define "dot-sidecar.refusals" -}}
+{{- if include "dot-sidecar.byPolicy" .root }}
+{{- $known := .root.Files.Get "files/policy.yaml" | fromYaml }}
+{{- range .parts }}
+{{ get $known . | toYaml }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Whether a container of the list mounts something over the resolv.conf that the kubelet writes. */}}
