@@ -473,7 +473,9 @@ fn what_injection_by_policy_cannot_do_is_refused_with_the_remedy() {
     let with = |value| render(&[&BY_POLICY[..], &["--set", value]].concat()).unwrap_err();
     let older = render(&["--set", "admission.mode=policy", "--kube-version", "1.35.4"]).unwrap_err();
     assert!(
-        older.contains("admission.mode: policy needs Kubernetes 1.36 or later, and this is v1.35.4: leave it at webhook")
+        older.contains(
+            "admission.mode: policy needs Kubernetes 1.36 or later, and this is v1.35.4: leave it at webhook"
+        )
     );
     for (value, words) in [
         ("guards.enabled=false", "needs guards.enabled"),
