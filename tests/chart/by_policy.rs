@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use crate::gate::pod;
 use crate::installed::{Installed, chart, injected};
 
-const BY_POLICY: [&str; 4] = ["--set", "admission.mode=policy", "--kube-version", "1.37.0"];
+/// The arguments of helm that have the API server inject.
+pub(crate) const BY_POLICY: [&str; 4] = ["--set", "admission.mode=policy", "--kube-version", "1.37.0"];
 const POLICIES: [&str; 4] = [
     "MutatingAdmissionPolicy",
     "MutatingAdmissionPolicyBinding",

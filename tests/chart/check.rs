@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use crate::by_policy::BY_POLICY;
+use crate::gate::pod;
 use crate::installed::{Installed, program};
 
 impl Installed {
@@ -56,6 +58,19 @@ fn a_healthy_installation_is_told_from_one_whose_injector_is_away() {
     while !away()["detail"].as_str().unwrap().contains("does not reach the injector") {
         assert!(std::time::Instant::now() < deadline, "{}", away());
     }
+}
+
+#[test]
+fn where_the_api_server_injects_no_webhook_is_missed() {
+    let installed = Installed::with_injector("check-policy", &BY_POLICY);
+    let asking = pod("asking", "plain", &json!({"dot-sidecar.io/inject": "true"}), &Value::Null);
+    installed.until_said("pod/asking created", "create --dry-run=server -f -", &asking);
+    let (checks, _) = installed.check("--try-in plain");
+    for what in ["webhook", "leader", "policies", "admission"] {
+        assert_eq!(line(&checks, what)["level"], "OK", "{checks:#}");
+    }
+    assert!(line(&checks, "webhook")["detail"].as_str().unwrap().contains("dot-sidecar-annotated"), "{checks:#}");
+    assert!(checks.as_array().unwrap().iter().all(|check| check["check"] != "certificate"), "{checks:#}");
 }
 
 #[test]

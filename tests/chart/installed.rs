@@ -86,7 +86,8 @@ impl Installed {
     /// Runs an injector.
     pub(crate) fn spawn_injector(&mut self) {
         let said = |arguments: &str| self.kubectl(arguments, &Value::Null).stdout.trim().to_owned();
-        let address = said("--namespace release-space get service dot-injector -o jsonpath={.spec.clusterIP}");
+        let address =
+            said("--namespace release-space get service dot-injector --ignore-not-found -o jsonpath={.spec.clusterIP}");
         let config = said("--namespace release-space get configmap dot-injector -o jsonpath={.data.config\\.yaml}");
         let token = said("--namespace release-space create token dot-injector");
         let authority = said("config view --raw -o jsonpath={.clusters[0].cluster.certificate-authority}");
@@ -100,15 +101,22 @@ impl Installed {
             path.display().to_string()
         };
         let (kubeconfig, config) = (write("kubeconfig", &kubeconfig.to_string()), write("config.yaml", &config));
-        // There is no kube-proxy: the Service's address is this machine's.
-        let added = self.control_plane.cluster(&["exec", "ip", "address", "add", &address, "dev", "lo"], "");
-        assert!(added.stderr.is_empty(), "{}", added.stderr);
+        let reviews = if address.is_empty() {
+            // Where the API server injects by itself, there is no Service.
+            vec!["--without-webhook".to_owned()]
+        } else {
+            // There is no kube-proxy: the Service's address is this machine's.
+            let added = self.control_plane.cluster(&["exec", "ip", "address", "add", &address, "dev", "lo"], "");
+            assert!(added.stderr.is_empty(), "{}", added.stderr);
+            vec!["--listen".to_owned(), format!("{address}:443")]
+        };
         let log = std::fs::File::create(self.folder.join("log")).unwrap();
         let child = Command::new("tests/cluster/cluster")
             .args(["exec", "env"])
             .arg(format!("KUBECONFIG={kubeconfig}"))
             .args(["POD_NAMESPACE=release-space", &program().display().to_string(), "serve", "--config", &config])
-            .args(["--listen", &format!("{address}:443"), "--admin", "127.0.0.1:8080"])
+            .args(reviews)
+            .args(["--admin", "127.0.0.1:8080"])
             .env("DOT_CLUSTER", self.control_plane.name())
             .current_dir(ROOT)
             .stdin(Stdio::null())

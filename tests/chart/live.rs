@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::by_policy::BY_POLICY;
 use crate::installed::Installed;
 
 const TEAM: &str = "team";
@@ -58,8 +59,33 @@ fn but_for_the_configuration(mut pod: Value) -> Value {
 
 #[test]
 fn a_changed_profile_is_written_onto_its_pods_alone_and_one_in_use_is_deleted_with_a_warning_that_names_them() {
-    let settings = "rollout.proveUpstreams=false,rollout.writesPerSecond=100";
-    let installed = Installed::with_injector("live", &["--set", settings]);
+    changed_and_deleted(&Installed::with_injector("live", &SETTINGS));
+}
+
+#[test]
+fn where_the_api_server_injects_all_of_this_holds_and_a_profile_that_cannot_be_used_is_refused() {
+    let installed = Installed::with_injector("live-policy", &[&BY_POLICY[..], &SETTINGS].concat());
+    let webhooks = installed.kubectl("get mutatingwebhookconfigurations -o name", &Value::Null);
+    assert_eq!(webhooks.stdout, "");
+    changed_and_deleted(&installed);
+
+    let create = "--namespace plain create --dry-run=server -f -";
+    installed.until_said("its ProxyProfile is missing", create, &pod("profile-deleted"));
+    let mut other = profile(&["quad9"]);
+    installed.apply(std::slice::from_ref(&other));
+    installed.until_said("pod/again created", create, &pod("again"));
+    // The API server takes it, the injector does not.
+    other["spec"]["routes"] = json!([{"suffixes": ["corp.example"], "servers": ["udp://192.0.2.1"]},
+        {"suffixes": ["corp.example"], "servers": ["udp://192.0.2.2"]}]);
+    installed.apply(std::slice::from_ref(&other));
+    let status = installed.until_status("there is nothing for pods", |status| status["configuration"].is_null());
+    assert_eq!(status["conditions"][0]["status"], "False", "{status:#}");
+    installed.until_said("not ready", create, &pod("profile-unusable"));
+}
+
+const SETTINGS: [&str; 2] = ["--set", "rollout.proveUpstreams=false,rollout.writesPerSecond=100"];
+
+fn changed_and_deleted(installed: &Installed) {
     installed.apply(&[profile(&["quad9"])]);
     for name in ["web-1", "web-2", "ended"] {
         // The injector may not know of the profile yet.
@@ -91,7 +117,11 @@ fn a_changed_profile_is_written_onto_its_pods_alone_and_one_in_use_is_deleted_wi
     let ours = managers.as_array().into_iter().flatten().find(|manager| manager["manager"] == "dot-injector-config");
     let owned = json!({"f:metadata": {"f:annotations": {"f:dot-sidecar.io/config": {}}}});
     assert_eq!(ours.map(|ours| &ours["fieldsV1"]), Some(&owned), "{managers:#}");
-    another_pod_of_the_name_is_not_meant(&installed);
+    another_pod_of_the_name_is_not_meant(installed);
+    installed.until_said("pod/later created", "--namespace plain create -f -", &pod("later"));
+    assert_eq!(config(&installed.pod("plain", "later")), config(&installed.pod("plain", "web-1")));
+    installed.kubectl("--namespace plain delete pod later", &Value::Null);
+    installed.until_status("it is gone", |status| status["pods"]["total"] == 2);
 
     let said = installed.kubectl(&format!("delete proxyprofile {TEAM}"), &Value::Null);
     assert!(said.stdout.contains("deleted"), "{}{}", said.stdout, said.stderr);

@@ -14,8 +14,9 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ListParams, PostParams};
-use kube::{Api, Client};
+use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client, ResourceExt};
 
 use super::connection::{Connected, Connection, all};
 use super::table::colour;
@@ -143,16 +144,25 @@ impl Check {
         let ours = ListParams::default().labels(after::PART_OF);
         let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
         let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
-        vec![
-            after::webhook(&self.webhook_configuration, &configuration),
-            after::certificate(SECRET, secrets.get_opt(SECRET).await),
-            after::replicas(&self.namespace, &self.service, slices.list(&of_service).await),
+        let is_missing = matches!(configuration, Ok(None));
+        let injecting = if is_missing { mutating_policies(client).await } else { Vec::new() };
+        let mut findings = if injecting.is_empty() {
+            vec![
+                after::webhook(&self.webhook_configuration, &configuration),
+                after::certificate(SECRET, secrets.get_opt(SECRET).await),
+                after::replicas(&self.namespace, &self.service, slices.list(&of_service).await),
+            ]
+        } else {
+            vec![after::without_webhook(&injecting)]
+        };
+        findings.extend([
             after::leader(leases.get_opt(LEASE).await),
             after::policies(
                 policies.list(&ours).await.map(|list| list.items),
                 bindings.list(&ours).await.map(|list| list.items),
             ),
-        ]
+        ]);
+        findings
     }
 
     /// What of the chart whoever runs this may not create.
@@ -177,4 +187,12 @@ impl Check {
         let answers: Vec<(Permission, bool)> = try_join_all(asked).await?;
         Ok(answers.into_iter().filter(|(_, allowed)| !allowed).map(|(permission, _)| permission).collect())
     }
+}
+
+/// The names of the chart's MutatingAdmissionPolicies; none where the API server does not know the kind.
+async fn mutating_policies(client: &Client) -> Vec<String> {
+    let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy");
+    let policies: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::from_gvk(&kind));
+    let found = policies.list_metadata(&ListParams::default().labels(after::PART_OF)).await;
+    found.map(|list| list.iter().map(ResourceExt::name_any).collect()).unwrap_or_default()
 }

@@ -33,9 +33,9 @@ pub(super) struct Resolution {
 }
 
 /// The API and the kubelet take so many search suffixes (`MaxDNSSearchPaths`) …
-const MOST_SEARCHES: usize = 32;
+pub(super) const MOST_SEARCHES: usize = 32;
 /// … and so many characters, spaces between them included (`MaxDNSSearchListChars`).
-const LONGEST_SEARCH_LIST: usize = 2048;
+pub(super) const LONGEST_SEARCH_LIST: usize = 2048;
 
 /// The reverse zones of private addresses (RFC 1918, RFC 4193), in which pods, services and nodes are: the cluster alone
 /// can answer them, and nobody outside should hear them asked.

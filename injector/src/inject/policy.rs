@@ -189,8 +189,8 @@ fn about_container() -> Vec<Variable> {
     ]
 }
 
-/// What was there before, as the record of a copy tells it, if it is written as we write it; `''` otherwise. CEL reads no JSON, so it stays text,
-/// in which nothing else can be smuggled.
+/// What was there before, as the record of a copy tells it, if it is written as we write it; `''` otherwise. CEL reads no JSON, so it
+/// stays text, in which nothing else can be smuggled.
 fn recorded() -> String {
     let string = r#""([^"\\]|\\["\\])*""#;
     let list = |item: &str| format!("({item}(,{item})*)?");
@@ -251,7 +251,8 @@ fn mutation() -> String {
     let config = format!("params.status.configuration.replace('{ANY_NAMESPACE}', request.namespace)");
     let sysctl = format!("Object.spec.securityContext.sysctls{{name: '{PORT_START}', value: '{PORT}'}}");
     let dns = format!(
-        "Object.spec.dnsConfig{{nameservers: ['{LOOPBACK}'], searches: variables.givenSearches.distinct() + variables.ownSearches, options: variables.options.map(o, Object.spec.dnsConfig.options{{name: o.name, ?value: o.?value}})}}"
+        "Object.spec.dnsConfig{{nameservers: ['{LOOPBACK}'], searches: variables.givenSearches.distinct() + variables.ownSearches, \
+         options: variables.options.map(o, Object.spec.dnsConfig.options{{name: o.name, ?value: o.?value}})}}"
     );
     let parts = [
         unless("object.metadata.labels", "/metadata/labels", "{}"),
@@ -268,7 +269,8 @@ fn mutation() -> String {
         format!("[{}]", add("/spec/initContainers/0", &container())),
         unless("object.spec.volumes", "/spec/volumes", "[]"),
         format!(
-            "({our_volumes}.size() > 0 ? {our_volumes}.map(i, JSONPatch{{op: \"replace\", path: \"/spec/volumes/\" + string(i), value: {volume}}}) : [{}])",
+            "({our_volumes}.size() > 0 ? {our_volumes}.map(i, \
+             JSONPatch{{op: \"replace\", path: \"/spec/volumes/\" + string(i), value: {volume}}}) : [{}])",
             add("/spec/volumes/-", &volume)
         ),
         format!("[{}, {}]", add("/spec/dnsPolicy", "'None'"), add("/spec/dnsConfig", &dns)),

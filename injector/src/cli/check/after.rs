@@ -73,6 +73,11 @@ pub(super) fn webhook(name: &str, found: &kube::Result<Option<MutatingWebhookCon
     Finding::ok(WHAT, format!("{name}: {} entries, each with a caBundle", webhooks.len()))
 }
 
+/// Where there is no webhook, because the API server injects by these policies.
+pub(super) fn without_webhook(policies: &[String]) -> Finding {
+    Finding::ok("webhook", format!("none: the API server injects by policy ({})", listed(policies)))
+}
+
 /// Until when the last certificate of a bundle is valid.
 fn bundle_expiry(bundle: &[u8]) -> Option<SystemTime> {
     validities(bundle).into_iter().map(|(_, not_after)| not_after).max()

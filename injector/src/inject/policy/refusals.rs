@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::dns::{LONGEST_SEARCH_LIST, MOST_SEARCHES};
 use super::super::refusal::Refusal;
 use super::super::sidecar::{ADMIN_PORT, CONTAINER, VOLUME};
 use super::super::{LARGEST_CONFIG, PORT};
@@ -57,7 +58,8 @@ pub(super) fn of_searches() -> Value {
 }
 
 fn validations(obstacles: Vec<Obstacle>) -> Value {
-    let validation = |obstacle: Obstacle| json!({"expression": format!("!({})", obstacle.holds), "messageExpression": obstacle.message});
+    let validation =
+        |Obstacle { holds, message }| json!({"expression": format!("!({holds})"), "messageExpression": message});
     obstacles.into_iter().map(validation).collect()
 }
 
@@ -128,15 +130,20 @@ fn about_pods() -> Vec<Obstacle> {
             &[&format!("variables.theirs.filter(c, {taken})[0].name")],
         ));
     }
-    let over = "c.?volumeMounts.orValue([]).exists(m, m.mountPath.split('/').filter(name, !(name in ['', '.'])) in [['etc'], ['etc', 'resolv.conf']])";
+    let over = "c.?volumeMounts.orValue([]).exists(m, \
+                m.mountPath.split('/').filter(name, !(name in ['', '.'])) in [['etc'], ['etc', 'resolv.conf']])";
     all.push(obstacle(
         &format!("variables.theirs.exists(c, {over})"),
         &Refusal::ResolvConfMounted { container: blank(), path: "/etc or /etc/resolv.conf".to_owned() },
         &[&format!("variables.theirs.filter(c, {over})[0].name")],
     ));
     all.push(Obstacle {
-        holds: "object.spec.?dnsConfig.?options.orValue([]).exists(o, !(o.name + o.?value.orValue('')).matches('^[ -~]*$') || object.spec.dnsConfig.options.filter(p, p.name == o.name).size() > 1)".to_owned(),
-        message: quoted("spec.dnsConfig.options: one stands there twice, or has a character that is not printable: correct it"),
+        holds: "object.spec.?dnsConfig.?options.orValue([]).exists(o, !(o.name + o.?value.orValue('')).matches('^[ -~]*$') || \
+                object.spec.dnsConfig.options.filter(p, p.name == o.name).size() > 1)"
+            .to_owned(),
+        message: quoted(
+            "spec.dnsConfig.options: one stands there twice, or has a character that is not printable: correct it",
+        ),
     });
     all
 }
@@ -161,19 +168,38 @@ fn about_requests() -> Vec<Obstacle> {
         Obstacle {
             holds: format!("[{names}].exists(name, name in variables.annotations)"),
             message: format!(
-                "'annotation ' + [{names}].filter(name, name in variables.annotations)[0] + ': injection by policy (admission.mode of the chart) gives pods what their profile says and nothing of their own: remove it, or name a profile that says it by the annotation {PREFIX}profile'"
+                "'annotation ' + [{names}].filter(name, name in variables.annotations)[0] + ': injection by policy \
+                 (admission.mode of the chart) gives pods what their profile says and nothing of their own: remove it, \
+                 or name a profile that says it by the annotation {PREFIX}profile'"
             ),
         },
     ]
 }
 
+/// Whether a list of labels is what a selector selects (`LabelSelector`).
+fn is_selected(labels: &str, selector: &str) -> String {
+    let is_one_of = format!("e.key in {labels} && {labels}[e.key] in e.values");
+    format!(
+        "{selector}.?matchLabels.orValue({{}}).all(key, key in {labels} && {labels}[key] == {selector}.matchLabels[key]) && \
+         {selector}.?matchExpressions.orValue([]).all(e, e.operator == 'Exists' ? e.key in {labels} : \
+         e.operator == 'DoesNotExist' ? !(e.key in {labels}) : \
+         e.operator == 'In' ? {is_one_of} : !({is_one_of}))"
+    )
+}
 /// What the pod's profile does not let it have.
 fn about_profiles() -> Vec<Obstacle> {
-    let here = "!has(params.spec.namespaces) || request.namespace in params.spec.namespaces.?names.orValue([]) || has(params.spec.namespaces.selector) && params.spec.namespaces.selector.?matchLabels.orValue({}).all(key, namespaceObject.metadata.?labels[?key].orValue('') == params.spec.namespaces.selector.matchLabels[key] && key in namespaceObject.metadata.?labels.orValue({})) && params.spec.namespaces.selector.?matchExpressions.orValue([]).all(e, e.operator == 'Exists' ? e.key in namespaceObject.metadata.?labels.orValue({}) : e.operator == 'DoesNotExist' ? !(e.key in namespaceObject.metadata.?labels.orValue({})) : e.operator == 'In' ? namespaceObject.metadata.?labels[?e.key].hasValue() && namespaceObject.metadata.labels[e.key] in e.values : !(namespaceObject.metadata.?labels[?e.key].hasValue() && namespaceObject.metadata.labels[e.key] in e.values))";
+    let labels = "namespaceObject.metadata.?labels.orValue({})";
+    let here = format!(
+        "!has(params.spec.namespaces) || request.namespace in params.spec.namespaces.?names.orValue([]) || \
+         has(params.spec.namespaces.selector) && {}",
+        is_selected(labels, "params.spec.namespaces.selector")
+    );
     vec![
         Obstacle {
             holds: "!has(params.status) || !has(params.status.configuration) || !has(params.status.resolver)".to_owned(),
-            message: "'ProxyProfile ' + params.metadata.name + ' is not ready: the injector has written no configuration into its status: see why (kubectl describe proxyprofile), and create the pod again'".to_owned(),
+            message: "'ProxyProfile ' + params.metadata.name + ' is not ready: the injector has written no configuration into its \
+                      status: see why (kubectl describe proxyprofile), and create the pod again'"
+                .to_owned(),
         },
         obstacle(
             &format!("!({here})"),
@@ -189,14 +215,30 @@ fn about_profiles() -> Vec<Obstacle> {
 
 /// Search suffixes of the pod's own that cannot be routed.
 fn about_searches() -> Vec<Obstacle> {
+    let barred = super::barred("s");
+    let is_foreign = format!("s != '.' && !variables.bareSearches.exists(b, {barred}.endsWith('.' + b))");
+    let is_routed = format!(
+        "params.spec.?routes.orValue([]).exists(r, r.suffixes.exists(b, \
+         {barred} in [b + '|', b + '.|'] || {barred}.endsWith('.' + b + '|')))"
+    );
     vec![
         Obstacle {
-            holds: "variables.ownSearches.exists(s, s != '.' && !variables.bareSearches.exists(b, (s.lowerAscii() + '|').replace('.|', '|').endsWith('.' + b)) && !params.spec.?routes.orValue([]).exists(r, r.suffixes.exists(b, (s.lowerAscii() + '|').replace('.|', '|') in [b + '|', b + '.|'] || (s.lowerAscii() + '|').replace('.|', '|').endsWith('.' + b + '|'))))".to_owned(),
-            message: "'spec.dnsConfig.searches: injection by policy (admission.mode of the chart) cannot route a suffix that is none of the cluster\\'s, as ' + variables.ownSearches.filter(s, s != '.' && !variables.bareSearches.exists(b, (s.lowerAscii() + '|').replace('.|', '|').endsWith('.' + b)))[0] + ': remove it, or have the administrator route it in the ProxyProfile'".to_owned(),
+            holds: format!("variables.ownSearches.exists(s, {is_foreign} && !{is_routed})"),
+            message: format!(
+                "'spec.dnsConfig.searches: injection by policy (admission.mode of the chart) cannot route a suffix that is none \
+                 of the cluster\\'s, as ' + variables.ownSearches.filter(s, {is_foreign} && !{is_routed})[0] + ': remove it, or have \
+                 the administrator route it in the ProxyProfile'"
+            ),
         },
         Obstacle {
-            holds: "variables.givenSearches.size() + variables.ownSearches.size() > 32 || (variables.givenSearches + variables.ownSearches).join(' ').size() > 2048".to_owned(),
-            message: quoted("spec.dnsConfig.searches: with the cluster's own there are more than 32 suffixes or 2048 characters: remove some"),
+            holds: format!(
+                "variables.givenSearches.size() + variables.ownSearches.size() > {MOST_SEARCHES} || \
+                 (variables.givenSearches + variables.ownSearches).join(' ').size() > {LONGEST_SEARCH_LIST}"
+            ),
+            message: quoted(&format!(
+                "spec.dnsConfig.searches: with the cluster's own there are more than {MOST_SEARCHES} suffixes or \
+                 {LONGEST_SEARCH_LIST} characters: remove some"
+            )),
         },
     ]
 }

@@ -6,8 +6,21 @@ use super::Variable;
 /// `cpu`, `memory` and `ephemeral-storage`: of each the limit and the request as strings, where `''` is none; then all of them.
 pub(super) fn variables() -> Vec<Variable> {
     let mut all: Vec<Variable> = vec![
-        ("hasPodBudget", "has(object.spec.resources) && (object.spec.resources.?requests.orValue({}).size() > 0 || object.spec.resources.?limits.orValue({}).size() > 0)".to_owned()),
-        ("isGuaranteed", "!variables.hasPodBudget && variables.theirs.all(c, ['cpu', 'memory'].all(r, has(c.resources) && has(c.resources.limits) && r in c.resources.limits && quantity(string(c.resources.limits[r])).isGreaterThan(quantity('0')) && (!has(c.resources.requests) || !(r in c.resources.requests) || quantity(string(c.resources.requests[r])).compareTo(quantity(string(c.resources.limits[r]))) == 0)))".to_owned()),
+        (
+            "hasPodBudget",
+            "has(object.spec.resources) && (object.spec.resources.?requests.orValue({}).size() > 0 || \
+             object.spec.resources.?limits.orValue({}).size() > 0)"
+                .to_owned(),
+        ),
+        (
+            "isGuaranteed",
+            "!variables.hasPodBudget && variables.theirs.all(c, ['cpu', 'memory'].all(r, \
+             has(c.resources) && has(c.resources.limits) && r in c.resources.limits && \
+             quantity(string(c.resources.limits[r])).isGreaterThan(quantity('0')) && \
+             (!has(c.resources.requests) || !(r in c.resources.requests) || \
+             quantity(string(c.resources.requests[r])).compareTo(quantity(string(c.resources.limits[r]))) == 0)))"
+                .to_owned(),
+        ),
     ];
     let names = [("cpuLimit", "cpuRequest"), ("memoryLimit", "memoryRequest"), ("storageLimit", "storageRequest")];
     for (kind, (limit, request)) in KINDS.iter().zip(names) {
@@ -32,7 +45,8 @@ fn of_profile(part: &str, name: &str) -> String {
 /// The larger of an optional quantity and one.
 fn at_least(optional: &str, least: &str) -> String {
     format!(
-        "({optional}.hasValue() && quantity(string({optional}.value())).isGreaterThan(quantity('{least}')) ? string({optional}.value()) : '{least}')"
+        "({optional}.hasValue() && quantity(string({optional}.value())).isGreaterThan(quantity('{least}')) ? \
+         string({optional}.value()) : '{least}')"
     )
 }
 
@@ -54,7 +68,8 @@ fn limit_of(kind: &Kind) -> String {
 fn request_of(kind: &Kind, limit: &str) -> String {
     let (name, request) = (kind.name(), of_profile("requests", kind.name()));
     let requested = all_have(&format!(
-        "has(c.resources) && (has(c.resources.requests) && '{name}' in c.resources.requests || has(c.resources.limits) && '{name}' in c.resources.limits)"
+        "has(c.resources) && (has(c.resources.requests) && '{name}' in c.resources.requests || \
+         has(c.resources.limits) && '{name}' in c.resources.limits)"
     ));
     let guaranteed =
         if kind.counts_for_qos() { format!("variables.isGuaranteed ? variables.{limit} : ") } else { String::new() };
@@ -63,6 +78,7 @@ fn request_of(kind: &Kind, limit: &str) -> String {
         kind.default_request()
     );
     format!(
-        "variables.hasPodBudget ? '' : {guaranteed}[{wished}].map(r, variables.{limit} != '' && r != '' && quantity(r).isGreaterThan(quantity(variables.{limit})) ? variables.{limit} : r)[0]"
+        "variables.hasPodBudget ? '' : {guaranteed}[{wished}].map(r, variables.{limit} != '' && r != '' && \
+         quantity(r).isGreaterThan(quantity(variables.{limit})) ? variables.{limit} : r)[0]"
     )
 }
