@@ -20,8 +20,9 @@ use crate::metrics::Metrics;
 use crate::settings;
 use crate::state::{Facts, Namespace, State};
 
-/// So many pods are looked at in a round.
+/// So many pods are looked at in a round, if it does not take longer than this: the account of pods waits for it.
 const LOOKS: usize = 50;
+const LONGEST: Duration = Duration::from_secs(2);
 /// What was not evicted in a longer time is not made up for at once.
 const MOST_SINCE: Duration = Duration::from_secs(10);
 /// A pod that cannot be evicted for a reason that does not pass by itself is looked at again after this time.
@@ -47,6 +48,8 @@ pub(super) struct Repair {
     owners: HashMap<String, Owner>,
     /// Pods that are not looked at before.
     not_before: HashMap<Place, Instant>,
+    /// The pod that was looked at last: those behind it are next, so that none waits for others that never can be evicted.
+    turn: Option<Place>,
     last: Option<Instant>,
 }
 
@@ -73,7 +76,7 @@ impl Worn {
 
 impl Repair {
     pub(super) fn new(client: Client, settings: settings::Repair, metrics: Metrics) -> Self {
-        Self { client, settings, metrics, owners: HashMap::new(), not_before: HashMap::new(), last: None }
+        Self { client, settings, metrics, owners: HashMap::new(), not_before: HashMap::new(), turn: None, last: None }
     }
 
     /// Evicts some of these pods, as many as the pace allows since the last round.
@@ -93,11 +96,11 @@ impl Repair {
                 || owner.evicted.is_some_and(|when| now.duration_since(when) < PAUSE)
         });
         worn.retain(|Worn(place)| !self.not_before.contains_key(place));
-        worn.sort();
-        for Worn(place) in worn.into_iter().take(LOOKS) {
-            if allowed == 0 {
+        for Worn(place) in in_turn(worn, self.turn.as_ref()).into_iter().take(LOOKS) {
+            if allowed == 0 || now.elapsed() > LONGEST {
                 return;
             }
+            self.turn = Some(place.clone());
             let labels = labels(&place.namespace);
             match self.try_to_evict(&place, &labels, facts).await {
                 Ok(()) => {
@@ -193,9 +196,17 @@ impl Repair {
             return Ok(());
         }
         // Nor may its other pods, which need not be counted again for each of them.
-        known.not_before = Some(now + SOON);
+        known.not_before = Some(Instant::now() + SOON);
         Err(NotNow(SOON))
     }
+}
+
+/// In the order of their names, from behind this one on.
+fn in_turn(mut worn: Vec<Worn>, last: Option<&Place>) -> Vec<Worn> {
+    worn.sort();
+    let behind = last.map_or(0, |last| worn.partition_point(|Worn(place)| place <= last));
+    worn.rotate_left(behind);
+    worn
 }
 
 /// The pod's controller, if it makes a new pod for an evicted one: a Job counts it as failed.
@@ -228,4 +239,19 @@ async fn owned(pods: &Api<Pod>, pod: &Pod, owner: &str) -> kube::Result<Vec<(Str
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pod_has_its_turn_whatever_becomes_of_those_before_it() {
+        let place = |name: &str| Place { namespace: "shop".to_owned(), name: name.to_owned() };
+        let order = |last: Option<&str>| {
+            let worn = ["c", "a", "b"].map(|name| Worn::new(place(name))).to_vec();
+            in_turn(worn, last.map(place).as_ref()).into_iter().map(|Worn(place)| place.name).collect::<String>()
+        };
+        assert_eq!([None, Some("a"), Some("aa"), Some("c")].map(order), ["abc", "bca", "bca", "abc"]);
+    }
 }
