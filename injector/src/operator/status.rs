@@ -203,7 +203,7 @@ async fn another_finding(checked: Option<&mut watch::Receiver<Option<Verdict>>>)
     };
     if changed.is_err() {
         // Nothing is checked any more.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
