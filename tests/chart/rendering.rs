@@ -309,10 +309,10 @@ fn the_self_check_has_a_namespace_in_which_the_injector_may_do_dry_runs_alone() 
     );
     let role = named("Role", "dot-injector-self-check");
     assert_eq!(role["rules"], json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}]));
-    for without in [["--set", "selfCheck.enabled=false"], ["--kube-version", "1.29.0"]] {
-        assert_eq!(injector_config(&without)["selfCheck"]["namespace"], "");
+    for without in [&["--set", "selfCheck.enabled=false"][..], &["--kube-version", "1.29.0"], &BY_POLICY] {
+        assert_eq!(injector_config(without)["selfCheck"]["namespace"], "");
         assert!(
-            render(&without).unwrap().iter().all(|document| document["metadata"]["name"] != "dot-sidecar-self-check")
+            render(without).unwrap().iter().all(|document| document["metadata"]["name"] != "dot-sidecar-self-check")
         );
     }
 }
@@ -480,7 +480,6 @@ fn what_injection_by_policy_cannot_do_is_refused_with_the_remedy() {
     for (value, words) in [
         ("guards.enabled=false", "needs guards.enabled"),
         ("profile.ownNameservers=replace", "leave profile.ownNameservers at refuse"),
-        ("selfCheck.enabled=true", "which selfCheck.enabled is about"),
         ("certificates.certManager.enabled=true", "which certificates.certManager.enabled is about"),
         ("webhook.clientCA=-----BEGIN CERTIFICATE-----", "which webhook.clientCA is about"),
         ("repair.enabled=true", "repair.enabled would evict"),

@@ -68,7 +68,7 @@ privateKey:
 
 {{/* Where pods are created as dry runs; empty where there is no self-check: ValidatingAdmissionPolicies came with 1.30. */}}
 {{- define "dot-sidecar.selfCheckNamespace" -}}
-{{- if and .Values.selfCheck.enabled (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) }}
+{{- if and .Values.selfCheck.enabled (ne .Values.admission.mode "policy") (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version) }}
 {{- printf "%s-self-check" .Release.Name }}
 {{- end }}
 {{- end }}

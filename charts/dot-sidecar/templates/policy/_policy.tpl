@@ -15,7 +15,7 @@ injector (`files/policy.yaml`, by `dot-injector policy`); here stand the gate, w
 {{- if and .Values.profile.managed (ne .Values.profile.ownNameservers "refuse") }}
 {{- fail "admission.mode: policy refuses pods that have a resolver of their own: leave profile.ownNameservers at refuse" }}
 {{- end }}
-{{- range $name, $value := dict "selfCheck.enabled" .Values.selfCheck.enabled "certificates.certManager.enabled" .Values.certificates.certManager.enabled "webhook.clientCA" .Values.webhook.clientCA }}
+{{- range $name, $value := dict "certificates.certManager.enabled" .Values.certificates.certManager.enabled "webhook.clientCA" .Values.webhook.clientCA }}
 {{- if $value }}
 {{- fail (printf "admission.mode: policy does without the webhook, which %s is about: leave it out" $name) }}
 {{- end }}
