@@ -271,6 +271,6 @@ fn ten_thousand_pods_none_of_which_is_as_it_should_be_fit_into_64_mib() {
         world.counts("missing", OF_EACH) && world.counts("outdated-image", OF_EACH)
     });
     let all = world.0.resident();
-    eprintln!("{few} KiB without pods, {all} KiB with {} of each", OF_EACH);
+    eprintln!("{few} KiB without pods, {all} KiB with {OF_EACH} of each");
     assert!(all <= 64 * 1024 && (all - few) / 10 <= 5 * 1024, "{few} KiB, then {all} KiB");
 }
