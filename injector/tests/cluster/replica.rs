@@ -4,7 +4,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::control_plane::signal;
 use crate::eventually;
@@ -35,7 +35,7 @@ impl Replica {
             .env("KUBECONFIG", &installation.kubeconfig)
             .stdin(Stdio::null())
             .stdout(File::options().create(true).append(true).open(&log).unwrap())
-            .stderr(Stdio::null())
+            .stderr(File::options().create(true).append(true).open(&log).unwrap())
             .spawn()
             .unwrap();
         Self { name, reviews, admin, log, process }
@@ -49,8 +49,18 @@ impl Replica {
     }
 
     pub(crate) async fn until_ready(&self) {
-        eventually(&format!("{} is ready", self.name), Duration::from_secs(60), async || is_ready(self.admin).await)
-            .await;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_ready(self.admin).await {
+            assert!(Instant::now() < deadline, "{} is not ready. It says:\n{}", self.name, self.says());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The end of its log.
+    fn says(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().rev().take(30).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -70,9 +80,9 @@ impl Replica {
     }
 
     async fn until_gone(&mut self) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while self.process.try_wait().unwrap().is_none() {
-            assert!(std::time::Instant::now() < deadline, "{} does not end", self.name);
+            assert!(Instant::now() < deadline, "{} does not end", self.name);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -134,7 +134,7 @@ fn the_injectors_account_may_do_nothing_but_dry_runs_where_it_checks_itself() {
         "self-rights",
         concat!(module_path!(), "::the_injectors_account_may_do_nothing_but_dry_runs_where_it_checks_itself"),
         || async {
-            let installation = Installation::new("webhook.annotated.failurePolicy=Ignore").await;
+            let installation = Installation::new("webhook.annotated.failurePolicy=Ignore,guards.enabled=false").await;
             let config = installation.kubeconfig.to_string_lossy().into_owned();
             let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "p-"},
             "spec": {"securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
