@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::command::{Call, Output};
+use crate::deadline::eventually;
 
 /// The release's name.
 pub const RELEASE: &str = "dot-sidecar";
@@ -41,9 +43,18 @@ impl Chart {
         Self { values: file }
     }
 
-    /// `helm install`; it returns when every replica is ready.
+    /// `helm install`; it returns when every replica is ready, and kube-proxy, which learns of that a moment later, leads there.
     pub fn install(&self) {
         self.helm("install --wait --timeout 90s", "").succeed();
+        let address =
+            Call::kubectl("get service dot-injector -o jsonpath={.spec.clusterIP} --namespace").arg(NAMESPACE);
+        let url = format!("https://{}/", address.succeed());
+        eventually("the injector's Service answers", Duration::from_secs(30), || {
+            let asked =
+                Call::new("curl").words("--silent --show-error --insecure --max-time 5 --output /dev/null").arg(&url);
+            let output = asked.output();
+            if output.success { Ok(()) } else { Err(output.to_string()) }
+        });
     }
 
     /// `helm upgrade` with the same values and these further ones (as `--set` has them), if any.
@@ -73,7 +84,7 @@ impl Chart {
         let manifest = Call::new("helm").words(&format!("get manifest {RELEASE} --namespace {NAMESPACE}")).succeed();
         let file = self.values.with_extension("manifest.yaml");
         fs::write(&file, manifest).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let objects = Call::kubectl("get -o json -f").arg(&file).arg("--namespace").arg(NAMESPACE).json();
+        let objects = Call::kubectl("get -o json -f").arg(&file).json();
         let _ = fs::remove_file(&file);
         objects["items"].as_array().cloned().unwrap_or_default()
     }
