@@ -52,8 +52,10 @@ fn check_makes_a_pod_that_becomes_ready_with_the_sidecar_and_leaves_nothing() {
     assert_eq!((checks.iter().find(failed), &code), (None, &json!(0)), "{report:#}");
     let made = checks.iter().find(|check| check["check"] == "test pod").unwrap();
     assert!(made["level"] == "OK" && made["detail"].as_str().unwrap().starts_with("Ready in "), "{made}");
-    let left = tried.kubectl("get pods -o jsonpath={.items[?(@.metadata.deletionTimestamp==null)].metadata.name}");
-    assert_eq!(left.succeed(), "", "the pod that it made is gone, or going");
+    let pods = tried.kubectl("get pods -o json").json();
+    let is_staying = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+    let staying = pods["items"].as_array().unwrap().iter().find(is_staying);
+    assert_eq!(staying, None, "the pod that it made is gone, or going");
 
     // Where no node can run it, it says what keeps it, and removes it too.
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}});
