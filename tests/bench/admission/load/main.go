@@ -25,17 +25,18 @@ import (
 
 // result is what is printed.
 type result struct {
-	Kind     string  `json:"kind"`
-	Name     string  `json:"name"`
-	Protocol string  `json:"protocol"`
-	Reviews  int     `json:"reviews"`
-	Failed   int     `json:"failed"`
-	Failure  string  `json:"failure,omitempty"`
-	Rate     float64 `json:"ratePerSecond"`
-	P50      float64 `json:"p50Milliseconds"`
-	P99      float64 `json:"p99Milliseconds"`
-	P999     float64 `json:"p999Milliseconds"`
-	Most     float64 `json:"mostMilliseconds"`
+	Kind     string `json:"kind"`
+	Name     string `json:"name"`
+	Protocol string `json:"protocol"`
+	Reviews  int    `json:"reviews"`
+	Failed   int    `json:"failed"`
+	Failure  string `json:"failure,omitempty"`
+	// Rate is that of the answers.
+	Rate float64 `json:"ratePerSecond"`
+	P50  float64 `json:"p50Milliseconds"`
+	P99  float64 `json:"p99Milliseconds"`
+	P999 float64 `json:"p999Milliseconds"`
+	Most float64 `json:"mostMilliseconds"`
 	// CPU is the webhook's processor time for one review.
 	CPU float64 `json:"cpuMicroseconds"`
 	// Memory is the webhook's resident memory, taken ten times over the run.
@@ -230,10 +231,12 @@ func run() error {
 	}
 	run := &load{url: *url, expected: *expected, template: template, client: transport}
 	sent := run.pace(min(*rate, 200), time.Second, 0)
-	sent += run.pace(*rate, *warm, sent)
 	if run.failure != nil {
 		return run.failure
 	}
+	// At full rate a failure is a result: a webhook that cannot keep up.
+	sent += run.pace(*rate, *warm, sent)
+	run.failed, run.failure = 0, nil
 	run.latencies = make([]time.Duration, 0, int(*rate*lasting.Seconds())+1)
 	before, _, err := usage(*process)
 	if err != nil {
@@ -254,7 +257,7 @@ func run() error {
 		return err
 	}
 	result.Protocol, result.Reviews, result.Failed = run.protocol, reviews, run.failed
-	result.Rate = float64(reviews) / time.Since(began).Seconds()
+	result.Rate = float64(len(run.latencies)) / time.Since(began).Seconds()
 	if run.failure != nil {
 		result.Failure = run.failure.Error()
 	}

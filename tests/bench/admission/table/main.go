@@ -88,7 +88,7 @@ func run() error {
 
 func alone(names []string, rounds map[string][]round) {
 	fmt.Print("## The webhook alone, on one processor\n\n")
-	fmt.Print("| webhook | reviews a second | p50, ms | p99, ms | p99.9, ms | CPU a review, µs | memory, first tenth to last, MiB | failed |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Print("| webhook | answers a second | p50, ms | p99, ms | p99.9, ms | CPU a review, µs | memory, first tenth to last, MiB | failed |\n|---|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, name := range names {
 		all := rounds["alone"+name]
 		if len(all) == 0 {
