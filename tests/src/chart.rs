@@ -46,15 +46,20 @@ impl Chart {
     /// `helm install`; it returns when every replica is ready, and kube-proxy, which learns of that a moment later, leads there.
     pub fn install(&self) {
         self.helm("install --wait --timeout 90s", "").succeed();
-        let address =
-            Call::kubectl("get service dot-injector -o jsonpath={.spec.clusterIP} --namespace").arg(NAMESPACE);
-        let url = format!("https://{}/", address.succeed());
+        let url = self.url();
         eventually("the injector's Service answers", Duration::from_secs(30), || {
             let asked =
                 Call::new("curl").words("--silent --show-error --insecure --max-time 5 --output /dev/null").arg(&url);
             let output = asked.output();
             if output.success { Ok(()) } else { Err(output.to_string()) }
         });
+    }
+
+    /// Where the injector's Service is.
+    pub fn url(&self) -> String {
+        let address =
+            Call::kubectl("get service dot-injector -o jsonpath={.spec.clusterIP} --namespace").arg(NAMESPACE);
+        format!("https://{}/", address.succeed())
     }
 
     /// `helm upgrade` with the same values and these further ones (as `--set` has them), if any.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dot_e2e::command::Call;
 use dot_e2e::pod::PROXY_IMAGE;
-use dot_e2e::{Cluster, Namespace, Pod, chart, eventually};
+use dot_e2e::{Cluster, Namespace, Pod, eventually};
 use serde_json::{Value, json};
 
 use crate::{init_containers, sidecar};
@@ -124,9 +124,7 @@ fn with_a_client_ca_the_api_server_is_served_and_nobody_else() {
     let namespace = Namespace::create("client-ca");
     let keys = std::env::var("KUBECONFIG").unwrap();
     let keys = Path::new(&keys).parent().unwrap().display();
-    let address =
-        Call::kubectl("get service dot-injector -o jsonpath={.spec.clusterIP} --namespace").arg(chart::NAMESPACE);
-    let url = format!("https://{}/", address.succeed());
+    let url = cluster.chart.url();
     let answered = |certificate: &str| {
         let call = Call::new("curl").words("--silent --show-error --insecure --max-time 10 --output /dev/null");
         let shown = format!("--cert {keys}/{certificate}.crt --key {keys}/{certificate}.key");

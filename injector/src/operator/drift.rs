@@ -20,12 +20,12 @@ use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{ApiResource, DynamicObject, ListParams, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use super::fleet::{Fleet, Given, Lacks, Place};
-use super::pods::WatchedPods;
+use super::fleet::{Fleet, Given, Lacks};
+use super::pods::{NOT_ENDED, PAGE, WatchedPods};
 use super::repair::{Repair, Worn};
 use crate::annotations::INJECTED_LABEL;
 use crate::cluster::ClusterDns;
@@ -37,10 +37,6 @@ use crate::state::{self, Facts, State};
 use asked::Asked;
 use told::{Due, Lack, Told, Trouble};
 
-/// A page of a listing.
-const PAGE: u32 = 100;
-/// Pods that have ended ask nothing any more.
-const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// Pods that asked are read one by one, so far apart: a namespace that begins to ask may have thousands.
 const LOOK: Duration = Duration::from_millis(20);
 /// How often it is counted, told and repaired.
@@ -248,9 +244,4 @@ impl<'a> Drift<'a> {
         };
         fleet.given().filter_map(image).collect()
     }
-}
-
-/// Where a pod is, by its metadata.
-fn place(pod: &PartialObjectMeta<Pod>) -> Place {
-    Place { namespace: pod.namespace().unwrap_or_default(), name: pod.name_any() }
 }

@@ -15,10 +15,10 @@ use crate::annotations::INJECTED_LABEL;
 use crate::cluster::ClusterDns;
 use crate::profile::WatchedProfiles;
 
-/// A page of the first listing: a pod's annotations may take 256 KiB.
-const PAGE: u32 = 100;
+/// A page of a listing: a pod's annotations may take 256 KiB.
+pub(super) const PAGE: u32 = 100;
 /// Pods that have ended ask nothing any more.
-const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
+pub(super) const NOT_ENDED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// What a Deployment adds to the name of each of its ReplicaSets.
 pub(super) const TEMPLATE_HASH: &str = "pod-template-hash";
 
@@ -102,7 +102,8 @@ impl WatchedPods {
     }
 }
 
-fn place(pod: &PartialObjectMeta<Pod>) -> Place {
+/// Where a pod is, by its metadata.
+pub(super) fn place(pod: &PartialObjectMeta<Pod>) -> Place {
     Place { namespace: pod.namespace().unwrap_or_default(), name: pod.name_any() }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::fleet::Place;
-use super::pods::TEMPLATE_HASH;
+use super::pods::{PAGE, TEMPLATE_HASH};
 use crate::metrics::Metrics;
 use crate::settings;
 use crate::state::{Facts, Namespace, State};
@@ -33,8 +33,6 @@ const SOON: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(3600);
 /// A replacement has to be Ready within this time.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// A page of a listing.
-const PAGE: u32 = 100;
 
 /// A pod that a restart would heal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

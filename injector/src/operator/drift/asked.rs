@@ -8,8 +8,7 @@ use kube::api::PartialObjectMeta;
 use kube::runtime::watcher::Event;
 
 use super::super::fleet::Place;
-use super::super::pods::maker;
-use super::place;
+use super::super::pods::{maker, place};
 use crate::annotations::{self, INJECT, namespace_asks};
 use crate::state::State;
 
