@@ -116,8 +116,7 @@ impl ResponseLimit {
     pub fn take(&self, source: IpAddr, now: Instant) -> Grant {
         let since = self.since(now);
         let networks = self.networks.get_or_init(|| (0..PLACES).map(|_| Network::default()).collect());
-        let index = usize::try_from(self.hasher.hash_one(network(source)) % PLACES as u64).expect("less than PLACES");
-        let network = &networks[index];
+        let network = &networks[self.place(source)];
         if !network.responses.take(self.for_network, since) {
             if self.slip > 0 && network.truncated.take(self.for_network_truncated, since) {
                 return Grant::Told;
@@ -152,6 +151,11 @@ impl ResponseLimit {
     fn remembered_at(&self, source: IpAddr) -> (usize, u64) {
         let hash = self.hasher.hash_one(Who::of_network(source));
         (usize::try_from(hash % REMEMBERED as u64).expect("less than REMEMBERED"), hash & TAG)
+    }
+
+    /// Where a source's network is counted.
+    fn place(&self, source: IpAddr) -> usize {
+        usize::try_from(self.hasher.hash_one(network(source)) % PLACES as u64).expect("less than PLACES")
     }
 
     /// Nanoseconds since the beginning.
