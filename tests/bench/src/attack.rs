@@ -73,7 +73,7 @@ pub(crate) enum Kind {
 pub(crate) struct Report {
     /// Connections begun.
     pub(crate) connections: u64,
-    /// Connections that were open when the attack ended.
+    /// Connections that were open when the attack ended: the last one, of several.
     pub(crate) open: u64,
     /// Connections that the server ended.
     pub(crate) ended: u64,
@@ -159,6 +159,17 @@ impl Bounds {
         {
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+impl Report {
+    /// Adds what another attack did.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.open = other.open;
+        self.ended += other.ended;
+        self.sent += other.sent;
+        self.octets += other.octets;
     }
 }
 

@@ -4,6 +4,7 @@ mod measure;
 mod memory_limit;
 mod network;
 mod report;
+mod rounds;
 mod targets;
 
 use std::io::Write;
@@ -33,6 +34,8 @@ const DESCRIPTORS: u64 = 1 << 16;
 /// How large everything is.
 #[derive(Debug, Clone, Copy)]
 struct Scale {
+    /// How often each attack is tried in which the good client's p99 counts.
+    rounds: usize,
     /// How long the good client asks, alone and then under attack, in seconds.
     seconds: f64,
     /// How long an attack goes on before the good client begins, and after it has ended: for queries that it sends again.
@@ -50,7 +53,8 @@ struct Scale {
 }
 
 const FULL: Scale = Scale {
-    seconds: 5.0,
+    rounds: 5,
+    seconds: 3.0,
     before: 1.0,
     after: 3.0,
     never_reads_after: 6.0,
@@ -60,6 +64,7 @@ const FULL: Scale = Scale {
     rate: None,
 };
 const SHORT: Scale = Scale {
+    rounds: 1,
     seconds: 1.0,
     before: 0.3,
     after: 0.7,
@@ -71,6 +76,10 @@ const SHORT: Scale = Scale {
 };
 
 impl Scale {
+    fn rounds_of(&self, kind: Kind) -> usize {
+        if kind.fills_udp() { 1 } else { self.rounds }
+    }
+
     /// How long an attack goes on after the good client has ended.
     fn after_of(&self, kind: Kind) -> f64 {
         if kind == Kind::NeverReads { self.never_reads_after } else { self.after }

@@ -83,15 +83,17 @@ impl Results {
     pub(super) fn of(&self, key: &str, contender: &str) -> Option<Summary> {
         // The key of the map holds a string of its own, so it is looked for rather than looked up: there are some hundreds.
         let found = self.samples.iter().find(|((figure, name), _)| *figure == key && name == contender);
-        let mut values = found?.1.clone();
-        values.sort_by(f64::total_cmp);
-        let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-        Some(Summary {
-            median: f64::midpoint(low, high),
-            min: values[0],
-            max: values[values.len() - 1],
-            samples: values.len(),
-        })
+        Summary::of(found?.1.clone())
+    }
+}
+
+impl Summary {
+    /// Of no samples there is none.
+    pub(super) fn of(mut samples: Vec<f64>) -> Option<Self> {
+        samples.sort_by(f64::total_cmp);
+        let (min, max) = (*samples.first()?, *samples.last()?);
+        let (low, high) = (samples[(samples.len() - 1) / 2], samples[samples.len() / 2]);
+        Some(Self { median: f64::midpoint(low, high), min, max, samples: samples.len() })
     }
 }
 

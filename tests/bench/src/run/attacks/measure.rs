@@ -1,4 +1,4 @@
-//! One attack on one server: what the good client sees before and meanwhile, and what is left of the attack afterwards.
+//! One attack on one server, in rounds: what the good client sees before and meanwhile, and what is left of the attack afterwards.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::memory_limit::MemoryLimit;
+use super::rounds::Round;
 use super::{Scale, network};
 use crate::attack::{self, Kind};
 use crate::failure::{During, Outcome};
@@ -32,10 +33,8 @@ pub(super) struct Server {
 pub(super) struct Attacked {
     pub(super) contender: String,
     pub(super) attack: Kind,
-    /// The good client alone.
-    pub(super) quiet: neighbour::Report,
-    /// The good client beside the attack.
-    pub(super) beside: neighbour::Report,
+    pub(super) rounds: Vec<Round>,
+    /// In all rounds.
     pub(super) attacker: attack::Report,
     /// Datagrams that the kernel dropped on the server's full sockets.
     pub(super) dropped: u64,
@@ -80,7 +79,7 @@ impl Server {
         Ok(Self { server, _upstream: upstream, clients: 0 })
     }
 
-    /// Lets the good client ask alone, then beside the attack; waits until the server has recovered.
+    /// In each round lets the good client ask alone, then beside the attack, and waits until the server has recovered.
     pub(super) fn attack(
         &mut self,
         contender: &Contender,
@@ -88,12 +87,54 @@ impl Server {
         site: &Site,
         scale: &Scale,
     ) -> Outcome<Attacked> {
-        let quiet = self.good_client(site, scale)?.report()?;
-        // What the good client left is gone by then.
-        std::thread::sleep(Duration::from_millis(100));
-        let before = self.held()?;
-        self.server.process.forget_most()?;
         let drops = (network::dropped_at(self.server.port)?, network::not_accepted(), network::sent_nowhere());
+        let mut attacked = Attacked {
+            contender: contender.name.clone(),
+            attack: kind,
+            rounds: Vec::new(),
+            attacker: attack::Report::default(),
+            dropped: 0,
+            not_accepted: 0,
+            amplification: None,
+            before: Held::default(),
+            most_memory: 0,
+            after: Held::default(),
+            ended: None,
+        };
+        while attacked.rounds.len() < scale.rounds_of(kind) && attacked.ended.is_none() {
+            let quiet = self.good_client(site, scale)?.report()?;
+            // What the good client left is gone by then.
+            std::thread::sleep(Duration::from_millis(100));
+            if attacked.rounds.is_empty() {
+                attacked.before = self.held()?;
+                self.server.process.forget_most()?;
+            }
+            let (beside, attacker) = self.good_client_beside(kind, site, scale)?;
+            attacked.rounds.push(Round { quiet, beside });
+            attacked.attacker.add(&attacker);
+            attacked.ended = self.server.process.alive().err().map(|failure| failure.to_string());
+            if attacked.ended.is_none() {
+                attacked.most_memory = self.server.process.most_resident()?;
+                attacked.after = self.recovered(attacked.before)?;
+            }
+        }
+        attacked.dropped = network::dropped_at(self.server.port)?.saturating_sub(drops.0);
+        attacked.not_accepted = network::not_accepted() - drops.1;
+        if kind.forges() {
+            let sent = (network::sent_nowhere() - drops.2) as f64;
+            let arrived = attacked.attacker.sent.saturating_sub(attacked.dropped) as f64;
+            let octets = attacked.attacker.octets as f64 * arrived / attacked.attacker.sent.max(1) as f64;
+            attacked.amplification = Some(sent / octets.max(1.0));
+        }
+        Ok(attacked)
+    }
+
+    fn good_client_beside(
+        &mut self,
+        kind: Kind,
+        site: &Site,
+        scale: &Scale,
+    ) -> Outcome<(neighbour::Report, attack::Report)> {
         let mut arguments =
             format!("--kind {} --seconds {}", kind_name(kind), scale.before + scale.seconds + scale.after_of(kind));
         if let Some(rate) = scale.rate.filter(|_| kind.fills_udp()) {
@@ -102,32 +143,7 @@ impl Server {
         let attacker = site.start_asking::<attack::Report>("attack", &self.server, &arguments)?;
         std::thread::sleep(Duration::from_secs_f64(scale.before));
         let beside = self.good_client(site, scale)?.report()?;
-        let attacker = attacker.report()?;
-        let mut attacked = Attacked {
-            contender: contender.name.clone(),
-            attack: kind,
-            quiet,
-            beside,
-            attacker,
-            dropped: network::dropped_at(self.server.port)?.saturating_sub(drops.0),
-            not_accepted: network::not_accepted() - drops.1,
-            amplification: None,
-            before,
-            most_memory: 0,
-            after: Held::default(),
-            ended: self.server.process.alive().err().map(|failure| failure.to_string()),
-        };
-        if kind.forges() {
-            let sent = (network::sent_nowhere() - drops.2) as f64;
-            let arrived = attacked.attacker.sent.saturating_sub(attacked.dropped) as f64;
-            let octets = attacked.attacker.octets as f64 * arrived / attacked.attacker.sent.max(1) as f64;
-            attacked.amplification = Some(sent / octets.max(1.0));
-        }
-        if attacked.ended.is_none() {
-            attacked.most_memory = self.server.process.most_resident()?;
-            attacked.after = self.recovered(before)?;
-        }
-        Ok(attacked)
+        Ok((beside, attacker.report()?))
     }
 
     fn good_client(&mut self, site: &Site, scale: &Scale) -> Outcome<site::Asking<neighbour::Report>> {

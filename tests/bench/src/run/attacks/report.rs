@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::measure::Attacked;
+use super::rounds::together;
 use super::targets::{Verdicts, WANTED, megabytes};
 use crate::failure::{During, Outcome};
 use crate::neighbour::Lookups;
@@ -43,7 +44,11 @@ pub(super) fn print(
     if brief {
         writeln!(out, "Briefly, to show that nothing is lost: these times are no measurements.")?;
     }
-    writeln!(out, "{machine}; {} s in all. `A → B`: of a good client alone, and beside the attack.", took.as_secs())?;
+    writeln!(
+        out,
+        "{machine}; {} s in all. `A → B`: of a good client alone, and beside the attack; times are medians of the rounds.",
+        took.as_secs()
+    )?;
     for kind in <crate::attack::Kind as clap::ValueEnum>::value_variants() {
         let those: Vec<&Attacked> = found.iter().filter(|attacked| attacked.attack == *kind).collect();
         if those.is_empty() {
@@ -75,7 +80,9 @@ pub(super) fn print(
 
 fn line(attacked: &Attacked, contenders: &[Contender]) -> Vec<String> {
     let version = contenders.iter().find(|one| one.name == attacked.contender).map_or("", |one| &one.version);
-    let Attacked { quiet, beside, before, after, .. } = attacked;
+    let Attacked { rounds, before, after, .. } = attacked;
+    let quiet = together(rounds.iter().map(|round| &round.quiet));
+    let beside = together(rounds.iter().map(|round| &round.beside));
     let time = |kind: &Lookups| if kind.answered > 0 { format!("{:.2}", kind.p99) } else { "none".to_owned() };
     let p99 = |quiet: &Lookups, beside: &Lookups| format!("{} → {}", time(quiet), time(beside));
     let dropped = [(attacked.dropped, "datagrams"), (attacked.not_accepted, "connections")];

@@ -1,7 +1,7 @@
 //! What is wanted of dot-proxy under attack, and whether it is so.
 
 use super::measure::{Attacked, SLACK};
-use super::memory_limit;
+use super::{memory_limit, rounds};
 use crate::attack::Kind;
 use crate::run::contender::PROXY;
 
@@ -52,18 +52,17 @@ fn verdicts(attacked: &Attacked, brief: bool) -> [Option<Verdict>; WANTED.len()]
         none[0] = Some(Verdict { found: format!("it ended: {words}"), met: false });
         return none;
     }
-    let (beside, before, after) = (&attacked.beside, attacked.before, attacked.after);
+    let (before, after) = (attacked.before, attacked.after);
+    let beside = rounds::together(attacked.rounds.iter().map(|round| &round.beside));
     let none = |count: u64| Some(Verdict { found: count.to_string(), met: count == 0 });
     let at_most = |limit: f64, value: f64, digits: usize| {
         Some(Verdict { found: format!("{value:.digits$}"), met: value <= limit })
     };
-    let times = attacked.quiet.kinds().into_iter().zip(beside.kinds());
-    let times = times.map(|((_, quiet), (_, beside))| beside.p99 / quiet.p99).fold(0.0, f64::max);
     [
         none(beside.lost_over_tcp()),
         none(beside.udp.asked - beside.udp.answered),
         none(beside.kinds().iter().map(|(_, kind)| kind.wrong).sum()),
-        at_most(SLOWER, times, 1).filter(|_| !brief && !attacked.attack.fills_udp()),
+        at_most(SLOWER, rounds::slower(&attacked.rounds), 1).filter(|_| !brief && !attacked.attack.fills_udp()),
         at_most(megabytes(memory_limit::OCTETS), megabytes(attacked.most_memory), 1),
         at_most(megabytes(SLACK), megabytes(after.memory.saturating_sub(before.memory)), 1),
         none(after.descriptors.saturating_sub(before.descriptors)),
