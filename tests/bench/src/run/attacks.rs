@@ -38,9 +38,11 @@ struct Scale {
     rounds: usize,
     /// How long the good client asks, alone and then under attack, in seconds.
     seconds: f64,
-    /// How long an attack goes on before the good client begins, and after it has ended: for queries that it sends again.
+    /// How long an attack goes on before the good client begins, and after it has asked for the last time.
     before: f64,
     after: f64,
+    /// How long one that fills UDP does, so that it is there for what the good client sends again.
+    fills_udp_after: f64,
     /// How long clients that never read go on after it has ended: until they are let go, after ten seconds by default.
     never_reads_after: f64,
     /// Names that are asked for once before the attacks, so that the cache is as full as it gets.
@@ -56,8 +58,9 @@ const FULL: Scale = Scale {
     rounds: 5,
     seconds: 3.0,
     before: 1.0,
-    after: 3.0,
-    never_reads_after: 6.0,
+    after: 0.5,
+    fills_udp_after: 3.0,
+    never_reads_after: 8.0,
     names: 250_000,
     cache: "32Mi",
     retry: 1_000,
@@ -67,7 +70,8 @@ const SHORT: Scale = Scale {
     rounds: 1,
     seconds: 1.0,
     before: 0.3,
-    after: 0.7,
+    after: 0.3,
+    fills_udp_after: 0.7,
     never_reads_after: 0.7,
     names: 10_000,
     cache: "1Mi",
@@ -82,7 +86,11 @@ impl Scale {
 
     /// How long an attack goes on after the good client has ended.
     fn after_of(&self, kind: Kind) -> f64 {
-        if kind == Kind::NeverReads { self.never_reads_after } else { self.after }
+        match kind {
+            Kind::NeverReads => self.never_reads_after,
+            _ if kind.fills_udp() => self.fills_udp_after,
+            _ => self.after,
+        }
     }
 }
 

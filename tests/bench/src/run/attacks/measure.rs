@@ -115,7 +115,9 @@ impl Server {
             attacked.ended = self.server.process.alive().err().map(|failure| failure.to_string());
             if attacked.ended.is_none() {
                 attacked.most_memory = self.server.process.most_resident()?;
-                attacked.after = self.recovered(attacked.before)?;
+                // Memory may be given back later than the next round begins, but not later than all are over.
+                let last = attacked.rounds.len() == scale.rounds_of(kind);
+                attacked.after = self.recovered(attacked.before, if last { SLACK } else { u64::MAX / 2 })?;
             }
         }
         attacked.dropped = network::dropped_at(self.server.port)?.saturating_sub(drops.0);
@@ -156,12 +158,12 @@ impl Server {
         Ok(Held { memory: self.server.process.resident()?, descriptors: self.server.process.descriptors()? })
     }
 
-    /// What it holds once nothing is left of the attack, or when it has had the time.
-    fn recovered(&self, before: Held) -> Outcome<Held> {
+    /// What it holds once nothing is left of the attack but so much memory, or when it has had the time.
+    fn recovered(&self, before: Held, slack: u64) -> Outcome<Held> {
         let deadline = Instant::now() + RECOVERY;
         loop {
             let held = self.held()?;
-            let recovered = held.descriptors <= before.descriptors && held.memory <= before.memory + SLACK;
+            let recovered = held.descriptors <= before.descriptors && held.memory <= before.memory + slack;
             if recovered || Instant::now() > deadline {
                 return Ok(held);
             }
