@@ -3,6 +3,7 @@
 //! [`Resolver::begin`] answers at once what it can, on the reader's own stack; what an upstream has to be asked for becomes
 //! a lookup, whose answer goes to the client later. Stages never call each other: they are called here.
 
+mod metrics;
 mod places;
 mod proof;
 mod routing;
@@ -11,9 +12,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
@@ -39,6 +37,7 @@ use crate::wire::request::{self, Asked, Invalid, Question};
 use crate::wire::response::Answer;
 use crate::wire::{ExtendedError, Rcode, flag, read_u16, rtype};
 
+use self::metrics::Metrics;
 pub use self::places::Place;
 use self::places::{NoPlace, Places};
 pub use self::routing::{Destination, Routing};
@@ -143,45 +142,6 @@ pub struct Stages {
     pub responses: Arc<ResponseLimit>,
     /// Where is counted what is not served.
     pub drops: Drops,
-}
-
-struct Metrics {
-    udp: Counter,
-    tcp: Counter,
-    /// By the four low bits of the response code.
-    responses: [Counter; 16],
-    cookies: proof::Metrics,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProtocolLabel {
-    protocol: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RcodeLabel {
-    rcode: &'static str,
-}
-
-impl Metrics {
-    fn new(registry: &mut Registry) -> Self {
-        let queries = Family::<ProtocolLabel, Counter>::default();
-        let responses = Family::<RcodeLabel, Counter>::default();
-        let rcode = |code| responses.get_or_create_owned(&RcodeLabel { rcode: Rcode(code).as_str() });
-        let mut code = 0;
-        let metrics = Self {
-            udp: queries.get_or_create_owned(&ProtocolLabel { protocol: "udp" }),
-            tcp: queries.get_or_create_owned(&ProtocolLabel { protocol: "tcp" }),
-            responses: [(); 16].map(|()| {
-                code += 1;
-                rcode(code - 1)
-            }),
-            cookies: proof::Metrics::new(registry),
-        };
-        registry.register("queries", "Messages taken from clients", queries);
-        registry.register("responses", "Replies to clients", responses);
-        metrics
-    }
 }
 
 impl Resolver {
