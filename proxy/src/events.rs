@@ -33,6 +33,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 
 pub use event::{Event, Transport};
+pub(crate) use timestamp::Timestamp;
 
 use self::ecs::Writer;
 use self::outlet::{Ledger, way_to};

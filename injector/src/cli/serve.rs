@@ -1,11 +1,12 @@
 //! `dot-injector serve`
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, stdout};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use dot_proxy::logging::{Unblocked, note_as_json, note_as_text};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -111,15 +112,21 @@ impl Serve {
     }
 }
 
-/// Logs to standard output, where the platform collects it.
+/// Logs to standard output, where the platform collects it; an admission does not wait until it has.
 fn start_log(format: LogFormat, verbose: bool) {
     let ours = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("dot_injector", ours);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_target(false);
     match format {
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stdout().is_terminal())).init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+        LogFormat::Text => {
+            let layer = layer.with_writer(Unblocked::new(stdout(), note_as_text));
+            registry.with(layer.with_ansi(stdout().is_terminal())).init();
+        }
+        LogFormat::Json => {
+            let layer = layer.with_writer(Unblocked::new(stdout(), note_as_json));
+            registry.with(layer.json().flatten_event(true)).init();
+        }
     }
 }
 

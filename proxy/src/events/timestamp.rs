@@ -7,7 +7,7 @@ const SECONDS_A_DAY: u64 = 86_400;
 
 /// A point in time in UTC, to the millisecond: `2026-11-23T15:00:00.000Z`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Timestamp(pub(super) SystemTime);
+pub(crate) struct Timestamp(pub(crate) SystemTime);
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

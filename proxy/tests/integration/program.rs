@@ -1,7 +1,9 @@
 //! The program as users start it: flags, exit codes, signals.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 fn dot_proxy(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_dot-proxy")).args(arguments).output().unwrap()
@@ -29,6 +31,41 @@ fn started() -> (Child, String) {
 pub fn field(line: &str, name: &str) -> String {
     let rest = line.split_once(&format!("\"{name}\":\"")).unwrap_or_else(|| panic!("no {name} in {line}")).1;
     rest.split_once('"').unwrap().0.to_owned()
+}
+
+#[test]
+fn queries_are_answered_though_nobody_reads_the_log() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dot-proxy"))
+        .args(["--host", "127.0.0.1", "--port", "0", "--admin", "127.0.0.1:0", "--log-format", "json", "--verbose"])
+        .args(["--upstream", "tls://127.0.0.1:1#nobody.test"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("taking queries") {
+        line.clear();
+        log.read_line(&mut line).unwrap();
+    }
+    let address = field(&line, "address");
+    let localhost = b"\x00\x1b\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x09localhost\x00\x00\x01\x00\x01";
+    let ask = |_: &i32| {
+        let mut stream = TcpStream::connect(&address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(localhost)?;
+        stream.read_exact(&mut [0; 14])
+    };
+    // Each connection's end is a line, and a pipe takes 64 KiB.
+    let answered = (0..1_000).take_while(|number| ask(number).is_ok()).count();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(answered, 1_000);
+    let mut lines = log.lines().map(Result::unwrap).peekable();
+    assert!(lines.peek().is_some());
+    // The last one may have been cut.
+    lines
+        .filter(|line| line.ends_with('}'))
+        .for_each(|line| drop(serde_json::from_str::<serde_json::Value>(&line).unwrap()));
 }
 
 #[test]
@@ -171,7 +208,7 @@ async fn a_proxy_that_has_told_its_events_sleeps() {
     client.send_to(&onion, field(&first, "address")).unwrap();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
     let (mut told, _) = collector.accept().unwrap();
-    std::io::Read::read_exact(&mut told, &mut [0; 3]).unwrap();
+    told.read_exact(&mut [0; 3]).unwrap();
     let tasks = format!("/proc/{}/task", child.id());
     let switches = || -> u64 {
         let threads = std::fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path().join("status"));
@@ -185,7 +222,7 @@ async fn a_proxy_that_has_told_its_events_sleeps() {
     // Of what was told it is still seen whether it was acknowledged, and whether it happens again.
     crate::wait::until("no thread runs for a second and a half", async || {
         let before = switches();
-        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
         switches() == before
     })
     .await;
