@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::availability::by_leadership;
 use crate::balancer::Balancer;
-use crate::control_plane::{Part, kubectl, run, signal, within};
+use crate::control_plane::{Part, folder, kubectl, run, signal, within};
 use crate::eventually;
 use crate::installation::{Installation, NAMESPACE};
 use crate::load::{Load, were_on_their_way};
@@ -210,8 +210,7 @@ fn who_slept_past_the_end_of_all_certificates_heals_on_waking() {
 
 /// Whether the first authority's signature is on the certificate.
 fn signs(authorities: &str, certificate: &str) -> bool {
-    let folder = std::env::temp_dir().join(format!("dot-injector-{}", std::process::id()));
-    let (authority, leaf) = (folder.join("authority.pem"), folder.join("leaf.pem"));
+    let (authority, leaf) = (folder().join("authority.pem"), folder().join("leaf.pem"));
     let end = "-----END CERTIFICATE-----\n";
     let first = authorities.split_inclusive(end).next().unwrap_or_default();
     std::fs::write(&authority, first).unwrap();

@@ -40,6 +40,15 @@ impl Drop for Down {
     }
 }
 
+/// Where a test that runs inside puts its files: a folder that goes with its control plane. Ids of processes would not tell such tests
+/// apart, because each control plane counts its own from 1.
+pub(crate) fn folder() -> PathBuf {
+    let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG").unwrap());
+    let folder = kubeconfig.ancestors().nth(2).unwrap().join("test");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
 fn cluster(name: &str) -> Command {
     let mut command = Command::new(Path::new(ROOT).join("tests/cluster/cluster"));
     command.env("DOT_CLUSTER", name).current_dir(ROOT);

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use crate::control_plane::{kubectl, run};
+use crate::control_plane::{folder, kubectl, run};
 
 pub(crate) const NAMESPACE: &str = "dot-sidecar";
 /// Where the test's pods are.
@@ -44,8 +44,7 @@ impl Installation {
             let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
             kubectl("apply --server-side -f -", &account.to_string());
         }
-        let folder = std::env::temp_dir().join(format!("dot-injector-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = folder();
         let (kubeconfig, config) = (folder.join("kubeconfig"), folder.join("config.yaml"));
         std::fs::write(&kubeconfig, kubeconfig_of_the_account().to_string()).unwrap();
         write_settings(&config);

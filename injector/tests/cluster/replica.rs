@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::control_plane::signal;
-use crate::eventually;
 use crate::installation::{Installation, NAMESPACE};
 
 /// A running replica; killed when dropped.
