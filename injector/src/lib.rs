@@ -20,6 +20,7 @@ pub mod admin;
 pub mod annotations;
 pub mod app;
 pub mod callers;
+mod causes;
 pub mod certs;
 pub mod cli;
 pub mod cluster;

@@ -24,6 +24,7 @@ use super::leaf::Leaf;
 use super::plan::{Plan, Situation, plan};
 use super::stored::{Pair, Stored};
 use super::{CertificateError, CertificateSettings, Clock, Served};
+use crate::causes::with_causes;
 use crate::metrics::Metrics;
 use crate::readiness::{Condition, Readiness};
 
@@ -110,14 +111,15 @@ impl Keeper {
             tokio::select! {
                 found = secrets.next() => match found {
                     Some(Ok(secret)) => self.see_secret(secret),
-                    Some(Err(error)) => self.complaint.make(format!("Secret {} cannot be watched: {error}", self.place.secret)),
+                    Some(Err(error)) => self.complaint.make(format!("Secret {} cannot be watched: {}", self.place.secret, with_causes(&error))),
                     None => return,
                 },
                 found = configurations.next() => match found {
                     Some(Ok(configuration)) => self.see_configuration(configuration),
                     Some(Err(error)) => self.complaint.make(format!(
-                        "MutatingWebhookConfiguration {} cannot be watched: {error}",
-                        self.place.webhook_configuration
+                        "MutatingWebhookConfiguration {} cannot be watched: {}",
+                        self.place.webhook_configuration,
+                        with_causes(&error)
                     )),
                     None => return,
                 },

@@ -18,7 +18,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
 
-use super::connection::{Connected, Connection, all};
+use super::connection::{Connected, Connection, all, told};
 use super::table::colour;
 use super::{Failure, print};
 use before::{NEEDED, Permission};
@@ -110,10 +110,9 @@ impl Check {
     }
 
     async fn before(&self, client: &Client) -> Result<Vec<Finding>, Failure> {
-        let version = client
-            .apiserver_version()
-            .await
-            .map_err(|error| Failure::Work(format!("the API server could not be asked for its version: {error}")))?;
+        let version = client.apiserver_version().await.map_err(|error| {
+            Failure::Work(format!("the API server could not be asked for its version: {}", told(&error)))
+        })?;
         let services: Api<Service> = Api::all(client.clone());
         let services = services.list(&ListParams::default().labels(before::CLUSTER_DNS)).await.map(|list| list.items);
         let configurations: kube::Result<Vec<MutatingWebhookConfiguration>> = all(&Api::all(client.clone())).await;

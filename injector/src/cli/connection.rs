@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{Failure, block_on};
+use crate::causes::with_causes;
 
 /// Lists are read in pages of so many.
 const PAGE: u32 = 500;
@@ -103,6 +104,6 @@ where
 pub(super) fn told(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
-        other => other.to_string(),
+        other => with_causes(other),
     }
 }

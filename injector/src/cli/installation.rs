@@ -75,7 +75,7 @@ async fn settings(client: &Client, namespace: &str, notes: &mut Vec<String>) -> 
             ));
             return Ok(Settings::default());
         }
-        Err(error) => return Err(Failure::Work(format!("the API server could not be asked: {error}"))),
+        Err(error) => return Err(Failure::Work(format!("the API server could not be asked: {}", told(&error)))),
     };
     let text = found.and_then(|map| map.data).and_then(|mut data| data.remove(CONFIG_KEY));
     let Some(text) = text else {
@@ -132,7 +132,7 @@ async fn profiles(
             ));
             return Ok((Profiles::of_default(settings.profile.clone().unwrap_or_default()), Vec::new()));
         }
-        Err(error) => return Err(Failure::Work(format!("ProxyProfiles could not be read: {error}"))),
+        Err(error) => return Err(Failure::Work(format!("ProxyProfiles could not be read: {}", told(&error)))),
     };
     let mut profiles = Profiles::default();
     let mut told = Vec::new();

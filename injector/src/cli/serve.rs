@@ -116,6 +116,8 @@ impl Serve {
 fn start_log(format: LogFormat, verbose: bool) {
     let ours = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("dot_injector", ours);
+    // It says "failed", and not what or why: whoever asked tells both.
+    let filter = filter.with_target("kube_client::client::builder", LevelFilter::OFF);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_target(false);
     match format {

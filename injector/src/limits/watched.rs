@@ -8,6 +8,7 @@ use kube::{Api, Client, ResourceExt};
 use tracing::warn;
 
 use super::ContainerLimits;
+use crate::causes::with_causes;
 use crate::readiness::{Condition, Readiness};
 
 /// The LimitRanges that are known now. Clones share them.
@@ -55,7 +56,9 @@ async fn follow(
         match event {
             Ok(watcher::Event::InitDone) => readiness.set(Condition::LimitRangesKnown),
             Ok(_) => {}
-            Err(error) => warn!(%error, "the cluster's LimitRanges could not be watched; trying again"),
+            Err(error) => {
+                warn!(error = with_causes(&error), "the cluster's LimitRanges could not be watched; trying again");
+            }
         }
     }
 }

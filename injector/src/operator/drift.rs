@@ -28,6 +28,7 @@ use super::fleet::{Fleet, Given, Lacks};
 use super::pods::{NOT_ENDED, PAGE, WatchedPods};
 use super::repair::{Repair, Worn};
 use crate::annotations::INJECTED_LABEL;
+use crate::causes::with_causes;
 use crate::cluster::ClusterDns;
 use crate::events::Teller;
 use crate::metrics::Metrics;
@@ -105,7 +106,7 @@ impl<'a> Drift<'a> {
                 },
                 event = pods.next() => match event {
                     Some(Ok(event)) => self.asked.see(event),
-                    Some(Err(error)) => warn!(%error, "pods without the sidecar could not be watched; trying again"),
+                    Some(Err(error)) => warn!(error = with_causes(&error), "pods without the sidecar could not be watched; trying again"),
                     None => return,
                 },
                 changed = profiles.changed() => match changed {
@@ -122,14 +123,17 @@ impl<'a> Drift<'a> {
         let event = match event {
             Ok(event) => event,
             Err(error) => {
-                warn!(%error, "the cluster's namespaces could not be watched; trying again");
+                warn!(error = with_causes(&error), "the cluster's namespaces could not be watched; trying again");
                 return;
             }
         };
         for namespace in self.asked.see_namespace(event, &self.settings.excluded_namespaces) {
             // Of its pods nothing was kept while it did not ask.
             if let Err(error) = self.list(&namespace).await {
-                warn!(%error, namespace, "the pods of a namespace that asks now could not be listed; found when they change");
+                warn!(
+                    error = with_causes(&error),
+                    namespace, "the pods of a namespace that asks now could not be listed; found when they change"
+                );
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::annotations::CLUSTER;
+use crate::causes::with_causes;
 use crate::certs::owner_reference;
 use crate::cluster::ClusterDns;
 
@@ -111,7 +112,11 @@ impl Candidate {
                 }
             }
             Ok(Ok(false)) => self.step_down(),
-            Ok(Err(error)) => warn!(%error, lease = self.name, "the Lease could not be read or written; trying again"),
+            Ok(Err(error)) => warn!(
+                error = with_causes(&error),
+                lease = self.name,
+                "the Lease could not be read or written; trying again"
+            ),
             Err(_) => warn!(lease = self.name, "the Lease could not be read or written in time; trying again"),
         }
     }
@@ -203,7 +208,13 @@ impl Candidate {
         };
         match timeout(PATIENCE, release).await {
             Ok(Ok(())) => info!(lease = self.name, "handed over"),
-            Ok(Err(error)) => warn!(%error, lease = self.name, "the Lease could not be handed over: it runs out"),
+            Ok(Err(error)) => {
+                warn!(
+                    error = with_causes(&error),
+                    lease = self.name,
+                    "the Lease could not be handed over: it runs out"
+                );
+            }
             Err(_) => warn!(lease = self.name, "the Lease could not be handed over in time: it runs out"),
         }
     }

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::fleet::{Fleet, Place, Seen};
 use crate::annotations::INJECTED_LABEL;
+use crate::causes::with_causes;
 use crate::cluster::ClusterDns;
 use crate::profile::WatchedProfiles;
 
@@ -62,7 +63,7 @@ impl WatchedPods {
             tokio::select! {
                 event = pods.next() => match event {
                     Some(Ok(event)) => self.see(event),
-                    Some(Err(error)) => warn!(%error, "the cluster's pods could not be watched; trying again"),
+                    Some(Err(error)) => warn!(error = with_causes(&error), "the cluster's pods could not be watched; trying again"),
                     None => return,
                 },
                 changed = known.changed() => match changed {

@@ -16,6 +16,7 @@ use tracing::warn;
 use super::pods::WatchedPods;
 use super::rollout::{CONDITION, Progress, ProgressBoard};
 use super::self_check::Verdict;
+use crate::causes::with_causes;
 use crate::cluster::ClusterDns;
 use crate::inject;
 use crate::metrics::Metrics;
@@ -99,7 +100,11 @@ impl StatusKeeper {
                 // Gone since: the watch will tell.
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 Err(error) => {
-                    warn!(%error, profile = name, "the profile's status could not be written; trying again");
+                    warn!(
+                        error = with_causes(&error),
+                        profile = name,
+                        "the profile's status could not be written; trying again"
+                    );
                     again = Some(RETRY);
                 }
             }

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{DEFAULT, Profile, ProfileError, ProfileStatus, ProxyProfile};
+use crate::causes::with_causes;
 use crate::readiness::{Condition, Readiness};
 
 /// Field manager of the profile that is kept as the injector's configuration says it.
@@ -148,7 +149,7 @@ async fn follow(
                 profiles = Profiles::default();
             }
             Err(error) => {
-                warn!(%error, "the cluster's ProxyProfiles could not be watched; trying again");
+                warn!(error = with_causes(&error), "the cluster's ProxyProfiles could not be watched; trying again");
                 continue;
             }
         }
@@ -180,7 +181,11 @@ pub async fn keep_default(client: Client, profile: Profile, mut known: WatchedPr
             match profiles.patch(DEFAULT, &params, &Patch::Apply(&resource)).await {
                 Ok(_) => info!(profile = DEFAULT, "the ProxyProfile is as the configuration says it"),
                 Err(error) => {
-                    warn!(%error, profile = DEFAULT, "the ProxyProfile could not be written; trying again");
+                    warn!(
+                        error = with_causes(&error),
+                        profile = DEFAULT,
+                        "the ProxyProfile could not be written; trying again"
+                    );
                     sleep(RETRY).await;
                     continue;
                 }

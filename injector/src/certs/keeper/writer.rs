@@ -15,6 +15,7 @@ use super::super::bundle::{self, FIELD_MANAGER};
 use super::super::pace::Pace;
 use super::super::plan::Plan;
 use super::Place;
+use crate::causes::with_causes;
 use crate::metrics::Metrics;
 
 /// An API server that takes longer is asked again.
@@ -100,7 +101,7 @@ impl Writer {
             {
                 Ok(None)
             }
-            Ok(Err(error)) => Err(format!("Secret {name} cannot be written: {error}")),
+            Ok(Err(error)) => Err(format!("Secret {name} cannot be written: {}", with_causes(&error))),
             Err(_) => Err(format!("Secret {name} was not written in {} s: trying again", PATIENCE.as_secs())),
         }
     }
@@ -162,7 +163,8 @@ impl Writer {
                 Ok(Some(written))
             }
             Ok(Err(error)) => {
-                Err(format!("the caBundle of MutatingWebhookConfiguration {name} cannot be written: {error}"))
+                let why = with_causes(&error);
+                Err(format!("the caBundle of MutatingWebhookConfiguration {name} cannot be written: {why}"))
             }
             Err(_) => Err(format!(
                 "the caBundle of MutatingWebhookConfiguration {name} was not written in {} s: trying again",
