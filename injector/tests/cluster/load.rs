@@ -95,7 +95,7 @@ impl Load {
 /// Asserts that these pods were lost to a replica that was killed at this time: a review that it had in hand, or for which a connection to
 /// it was opened as long as the balancer did not know. API servers do not send it again; who creates the pod once more gets it.
 pub(crate) fn were_on_their_way(lost: &[(Instant, String)], killed: Instant) {
-    let reasons = ["EOF", "reset", "refused", "connection lost"];
+    let reasons = ["EOF", "reset", "refused", "connection lost", "closed network connection"];
     assert!(lost.iter().all(|(_, why)| reasons.iter().any(|word| why.contains(word))), "{lost:#?}");
     let Some((last, _)) = lost.last() else { return };
     let last = last.duration_since(killed);
