@@ -68,7 +68,7 @@ pub struct Sidecar {
 pub struct Rollout {
     /// So many pods are written in a second at most.
     pub writes_per_second: u32,
-    /// Whether the leader itself asks servers that are new before pods are told of them.
+    /// Whether the leader itself asks servers that are new, those of routes too, before pods are told of them.
     pub prove_upstreams: bool,
     /// It is stopped when more of the pods that were asked have rejected it, in percent.
     pub most_rejected_percent: u8,

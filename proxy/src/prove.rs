@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dot_proxy_config::{Config, ConfigError, Protocol, Upstream};
+use dot_proxy_config::{Config, ConfigError, Protocol, Route, Upstream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -39,19 +39,50 @@ pub struct Proof {
 /// An upstream that cannot be used as it is written, with the path of the field: a CA or pin that is none, a file that cannot be
 /// read, a server in clear.
 pub async fn servers(upstream: &Upstream, within: Duration) -> Result<Vec<Proof>, ConfigError> {
+    let written = Config { upstream: by_own_transports(upstream), ..Config::default() };
+    prove(&written, 0, Challenge::to_a_resolver(), within).await
+}
+
+/// Proves each server of a route in the same way, by the upstream's CA; its query is for the zone of the first suffix. One in clear is
+/// proved by its answer alone.
+///
+/// To be called on a tokio runtime with I/O and time.
+///
+/// # Errors
+///
+/// An upstream or a route that cannot be used as it is written, with the path of the field: the route's begin with `routes[0]`.
+pub async fn route(upstream: &Upstream, route: &Route, within: Duration) -> Result<Vec<Proof>, ConfigError> {
+    let upstream = by_own_transports(upstream);
+    let challenge = route.suffixes.first().map_or_else(Challenge::to_a_resolver, Challenge::to_a_server_of);
+    let written = Config { upstream, routes: vec![route.clone()], ..Config::default() };
+    prove(&written, 1, challenge, within).await
+}
+
+/// The same without a program that asks.
+fn by_own_transports(upstream: &Upstream) -> Upstream {
     let protocol = match upstream.protocol {
         Protocol::Curl => Protocol::Doh,
         Protocol::Kdig => Protocol::Dot,
         own => own,
     };
-    let upstream = Upstream { protocol, ..upstream.clone() };
-    let resolved = Resolved::from_written(&Config { upstream, ..Config::default() })?;
-    let (places, challenge) = (Arc::new(Semaphore::new(AT_ONCE)), Challenge::to_a_resolver());
-    let (group, metrics) = (Arc::<str>::from("proof"), Metrics::default());
+    Upstream { protocol, ..upstream.clone() }
+}
+
+/// Proves the servers of the group at this place: the upstream's, then each route's.
+async fn prove(
+    written: &Config,
+    group: usize,
+    challenge: Challenge,
+    within: Duration,
+) -> Result<Vec<Proof>, ConfigError> {
+    let resolved = Resolved::from_written(written)?;
+    let (places, name) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::<str>::from("proof"));
+    let metrics = Metrics::default();
     let mut proving = JoinSet::new();
-    let servers = resolved.groups.into_iter().next().map(|GroupServers { servers, .. }| servers).unwrap_or_default();
+    let servers =
+        resolved.groups.into_iter().nth(group).map(|GroupServers { servers, .. }| servers).unwrap_or_default();
     for (index, configured) in servers.into_iter().enumerate() {
-        let (url, server) = (configured.url.clone(), Server::new(&group, configured, &metrics));
+        let (url, server) = (configured.url.clone(), Server::new(&name, configured, &metrics));
         let (places, challenge) = (Arc::clone(&places), challenge.clone());
         proving.spawn(async move {
             let _place = places.acquire().await; // the semaphore is never closed

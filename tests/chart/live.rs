@@ -83,6 +83,29 @@ fn where_the_api_server_injects_all_of_this_holds_and_a_profile_that_cannot_be_u
     installed.until_said("not ready", create, &pod("profile-unusable"));
 }
 
+#[test]
+fn a_route_to_nobody_is_not_written_onto_pods_and_the_profile_names_it() {
+    let installed = Installed::with_injector("live-route", &[]);
+    installed.apply(&[profile(&["quad9"])]);
+    installed.until_said("pod/web created", "--namespace plain create -f -", &pod("web"));
+    installed.until_status("it is counted", |status| status["pods"]["updated"] == 1);
+    let before = installed.pod("plain", "web");
+    let mut routed = profile(&["quad9"]);
+    routed["spec"]["routes"] = json!([{"suffixes": ["corp.example"], "servers": ["udp://127.0.0.1:1"]}]);
+    installed.apply(std::slice::from_ref(&routed));
+    let words = "route for corp.example: udp://127.0.0.1:1: connection-refused";
+    installed.until_status("the profile says so", |status| {
+        let conditions = status["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|condition| {
+            condition["reason"] == "Unproved" && condition["message"].as_str().is_some_and(|said| said.contains(words))
+        })
+    });
+    assert_eq!(installed.pod("plain", "web"), before);
+    installed.apply(&[profile(&["quad9"])]);
+    installed.until_status("it is as it was", |status| is_complete(status, 3));
+    assert_eq!(installed.pod("plain", "web"), before);
+}
+
 const SETTINGS: [&str; 2] = ["--set", "rollout.proveUpstreams=false,rollout.writesPerSecond=100"];
 
 fn changed_and_deleted(installed: &Installed) {

@@ -185,17 +185,14 @@ impl Rollout {
         let profiles = self.shared.known.now();
         let Some(Ok(profile)) = profiles.get(&self.name) else { return (profiles, Vec::new()) };
         let outdated = if self.proved { Vec::new() } else { self.behind(&profiles).outdated };
-        let wanted = profile.proxy_config().upstream;
-        let unproved = self.shared.prover.unproved(&wanted, &waves::spread(&outdated, 3)).await;
+        let unproved = self.shared.prover.unproved(&profile.proxy_config(), &waves::spread(&outdated, 3)).await;
         if unproved.is_empty() {
             return (profiles, unproved);
         }
-        let mut usable = profile.clone();
-        usable.upstream.servers.retain(|server| !unproved.iter().any(|unproved| unproved.server == *server));
-        if usable.upstream.servers.is_empty() {
+        let Some(usable) = proof::without(profile, &unproved) else {
             // Nothing else of the change would be of use: pods keep all that they have.
             return (Arc::default(), unproved);
-        }
+        };
         let mut target = Profiles::clone(&profiles);
         target.insert(self.name.clone(), Ok(usable));
         (Arc::new(target), unproved)

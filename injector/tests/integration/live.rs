@@ -16,6 +16,7 @@ use crate::status::{condition, is, status};
 const UNPROVED: &str = "rollout: {proveUpstreams: false, writesPerSecond: 100}\n";
 /// Nobody is there.
 const DEAD: &str = "tls://127.0.0.1:1#dns.example";
+const DEAD_PLAIN: &str = "udp://127.0.0.1:1";
 
 fn asks(servers: &Value) -> Value {
     json!({"upstream": {"servers": servers}})
@@ -202,4 +203,44 @@ async fn a_server_that_the_leader_cannot_use_is_left_out_and_the_rest_of_the_cha
     api.profile("default", with(json!([living.url]), false));
     until_complete(&api, 2).await;
     assert_eq!(written(&api).len(), before);
+}
+
+#[tokio::test]
+async fn a_route_whose_servers_the_leader_cannot_use_is_not_told_to_pods_and_the_profile_names_it() {
+    let api = ApiServer::new();
+    let (public, zone) = (Resolver::start().await, Resolver::start().await);
+    let with = |servers: Value| {
+        let ca = format!("{}{}", public.authority, zone.authority);
+        let routes = json!([{"suffixes": ["corp.example", "corp.test"], "servers": servers}]);
+        json!({"upstream": {"servers": [public.url], "ca": ca}, "routes": routes})
+    };
+    let routed = |pod: &Pod| {
+        let config = pod.config();
+        let routes = config["routes"].as_array().cloned().unwrap_or_default();
+        routes.iter().find(|route| route["suffixes"][0] == "corp.example").map(|route| route["servers"].clone())
+    };
+    let injector = Injector::ready_as(&api, "profile: null").await;
+    let mut unrouted = with(json!([]));
+    unrouted["routes"] = json!([]);
+    api.profile("default", unrouted);
+    eventually("it is known", async || status(&api, "default")["observedGeneration"] == 2).await;
+    let pods = Pod::start(&injector, &api, 2).await;
+    until_complete(&api, 2).await;
+
+    // Without the route its names would go to the public resolver, with it nowhere: pods keep what they have.
+    api.profile("default", with(json!([DEAD_PLAIN])));
+    eventually("the profile says so", async || is(&api, "default", "Propagated", "False", "Unproved")).await;
+    let words = format!("route for corp.example: {DEAD_PLAIN}: connection-refused");
+    assert!(message(&api).contains(&words), "{}", message(&api));
+    assert_eq!(written(&api), [""; 0]);
+
+    // One of its servers can be used: the route holds by that one.
+    api.profile("default", with(json!([DEAD_PLAIN, zone.url])));
+    eventually("what can be used is told", async || {
+        pods.iter().all(|pod| routed(pod) == Some(json!([zone.url]))) && message(&api).contains(&words)
+    })
+    .await;
+    assert!(is(&api, "default", "Propagated", "False", "Unproved"));
+    api.profile("default", with(json!([zone.url])));
+    until_complete(&api, 2).await;
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use dot_proxy::prove::{Cause, Proof, Unproved, servers};
-use dot_proxy_config::{Config, Upstream};
+use dot_proxy::prove::{Cause, Proof, Unproved, route, servers};
+use dot_proxy_config::{Config, Route, Upstream};
 use hickory_proto::op::ResponseCode;
 
 use crate::authority::{Authority, NAME};
@@ -102,4 +102,35 @@ async fn what_programs_would_ask_is_proved_without_them_and_an_unusable_upstream
     let unusable = Upstream { ca: None, ca_file: Some("/nonexistent/ca.pem".into()), ..by_kdig };
     let error: Result<Vec<Proof>, _> = servers(&unusable, PATIENCE).await;
     assert!(error.unwrap_err().to_string().starts_with("upstream.caFile: "));
+}
+
+#[tokio::test]
+async fn servers_of_a_route_are_asked_for_its_zone_and_pins_are_not_theirs() {
+    let authority = Authority::new();
+    let (encrypted, plain, unknown) = (
+        Server::tls(&authority).await,
+        Server::plain(|_, _| Reaction::Answer).await,
+        Server::tls(&Authority::new()).await,
+    );
+    let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let pins = format!("pins: [\"sha256/{}=\"]", "A".repeat(43));
+    let pinned = upstream(&authority, &[&encrypted.url()], &pins);
+    let urls = [encrypted.url(), format!("udp://{}", plain.address), unknown.url(), format!("udp://{gone}")];
+    let written = Route::new(
+        vec!["corp.example".parse().unwrap(), "corp.test".parse().unwrap()],
+        urls.iter().map(|url| url.parse().unwrap()).collect(),
+    );
+    let proofs = route(&pinned, &written, PATIENCE).await.unwrap();
+    let failed = |cause| Err(Unproved::Failed(cause));
+    assert_eq!(
+        proofs.into_iter().map(|proof| proof.outcome.map(drop)).collect::<Vec<_>>(),
+        [Ok(()), Ok(()), failed(Cause::CertificateUnknownIssuer), failed(Cause::ConnectionRefused)]
+    );
+    for server in [&encrypted, &plain] {
+        assert_eq!(server.asked(), ["corp.example."]);
+    }
+    assert!(unknown.asked().is_empty());
+    let empty = Route::new(Vec::new(), written.servers);
+    let error = route(&pinned, &empty, PATIENCE).await.unwrap_err();
+    assert!(error.to_string().starts_with("routes[0].suffixes: "), "{error}");
 }
