@@ -94,22 +94,22 @@ impl Override {
         Self::Image,
     ];
 
-    /// The name after the prefix, as the profile lists it.
-    pub const fn short_name(self) -> &'static str {
+    /// The whole name.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Upstream => "upstream",
-            Self::LogLevel => "log-level",
-            Self::CpuRequest => "cpu-request",
-            Self::CpuLimit => "cpu-limit",
-            Self::MemoryRequest => "memory-request",
-            Self::MemoryLimit => "memory-limit",
-            Self::Image => "image",
+            Self::Upstream => "dot-sidecar.io/upstream",
+            Self::LogLevel => "dot-sidecar.io/log-level",
+            Self::CpuRequest => "dot-sidecar.io/cpu-request",
+            Self::CpuLimit => "dot-sidecar.io/cpu-limit",
+            Self::MemoryRequest => "dot-sidecar.io/memory-request",
+            Self::MemoryLimit => "dot-sidecar.io/memory-limit",
+            Self::Image => "dot-sidecar.io/image",
         }
     }
 
-    /// The whole name.
-    pub fn name(self) -> String {
-        format!("{PREFIX}{}", self.short_name())
+    /// The name after the prefix, as the profile lists it.
+    pub fn short_name(self) -> &'static str {
+        self.name().trim_start_matches(PREFIX)
     }
 }
 
@@ -158,7 +158,7 @@ pub fn namespace_asks(labels: &BTreeMap<String, String>) -> bool {
 
 /// The overrides that a pod's author used, whether allowed or not.
 pub fn used_overrides(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = Override> + '_ {
-    Override::ALL.into_iter().filter(|known| annotations.contains_key(&known.name()))
+    Override::ALL.into_iter().filter(|known| annotations.contains_key(known.name()))
 }
 
 /// Reads every override.
@@ -166,8 +166,8 @@ pub fn overrides(annotations: &BTreeMap<String, String>) -> Result<Overrides, Ba
     let mut overrides = Overrides::default();
     for known in used_overrides(annotations) {
         let name = known.name();
-        let value = annotations.get(&name).map_or("", |value| value.trim());
-        let bad = |message: String| BadValue { annotation: name.clone(), message };
+        let value = annotations.get(name).map_or("", |value| value.trim());
+        let bad = |message: String| BadValue { annotation: name.to_owned(), message };
         match known {
             Override::Upstream => overrides.upstream = Some(servers(value).map_err(bad)?),
             Override::LogLevel => overrides.log_level = Some(log_level(value).map_err(bad)?),
@@ -183,11 +183,11 @@ pub fn overrides(annotations: &BTreeMap<String, String>) -> Result<Overrides, Ba
 
 /// What the author should hear about names that look like ours and are not.
 pub fn warnings(annotations: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> Vec<String> {
-    let known = known_names();
-    let unknown = annotations.keys().filter(|name| name.starts_with(PREFIX) && !known.contains(name)).map(|name| {
-        let tails = known.iter().map(|known| known.trim_start_matches(PREFIX));
+    let is_unknown = |name: &&String| name.starts_with(PREFIX) && known_names().all(|known| known != *name);
+    let unknown = annotations.keys().filter(is_unknown).map(|name| {
+        let tails = known_names().map(|known| known.trim_start_matches(PREFIX));
         let hint = nearest(name.trim_start_matches(PREFIX), tails).map_or_else(
-            || format!("known are {}", known.join(", ")),
+            || format!("known are {}", known_names().collect::<Vec<_>>().join(", ")),
             |nearest| format!("did you mean {PREFIX}{nearest}?"),
         );
         format!("annotation {name} is not known and has no effect: {hint}")
@@ -198,9 +198,8 @@ pub fn warnings(annotations: &BTreeMap<String, String>, labels: &BTreeMap<String
     unknown.chain(misplaced).collect()
 }
 
-fn known_names() -> Vec<String> {
-    let fixed = [INJECT, PROFILE, STATUS, CONFIG].map(str::to_owned);
-    fixed.into_iter().chain(Override::ALL.map(Override::name)).collect()
+fn known_names() -> impl Iterator<Item = &'static str> {
+    [INJECT, PROFILE, STATUS, CONFIG].into_iter().chain(Override::ALL.map(Override::name))
 }
 
 fn servers(value: &str) -> Result<Vec<Server>, String> {

@@ -30,7 +30,7 @@ use crate::limits::ContainerLimits;
 use crate::profile::{self, Profile, Profiles};
 use crate::settings::Settings;
 
-pub use apply::{patch, patched};
+pub use apply::{patch, patched, touched};
 pub use dns::{DnsOption, search_warnings};
 pub use original::{Record, Stripped};
 pub use refusal::Refusal;
@@ -299,7 +299,7 @@ fn asker(
         None if stripped.had_sidecar => Ok(Ok(Asker::Author)),
         None if namespace_asks => Ok(Ok(Asker::Namespace)),
         None => {
-            let profile = annotations.contains_key(annotations::PROFILE).then(|| annotations::PROFILE.to_owned());
+            let profile = annotations.contains_key(annotations::PROFILE).then_some(annotations::PROFILE);
             let unheard = annotations::used_overrides(annotations).map(Override::name).chain(profile);
             warnings.extend(
                 unheard

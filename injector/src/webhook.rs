@@ -259,7 +259,8 @@ fn respond(request: review::Request, verdict: Verdict) -> Result<review::Respons
     match verdict.decision {
         Decision::Deny(refusal) => Ok(review::Response::deny(request.uid, refusal.to_string(), verdict.warnings)),
         decision => {
-            let patch = inject::patch(&request.object, &inject::patched(&decision, &request.object));
+            let pod = inject::touched(request.object);
+            let patch = inject::patch(&pod, inject::patched(&decision, &pod));
             review::Response::allow(request.uid, &patch, verdict.warnings)
         }
     }

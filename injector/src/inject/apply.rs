@@ -20,47 +20,66 @@ pub fn patched(decision: &Decision, pod: &Value) -> Value {
     }
 }
 
+/// What injection writes to, of a pod: all that a patch is made of. The rest need be neither copied nor compared.
+pub fn touched(mut pod: Value) -> Value {
+    let parts: [(&str, &[&str]); 2] = [
+        ("metadata", &["labels", "annotations"]),
+        ("spec", &["initContainers", "volumes", "dnsPolicy", "dnsConfig", "securityContext"]),
+    ];
+    for (part, fields) in parts {
+        if let Some(part) = pod.get_mut(part).and_then(Value::as_object_mut) {
+            part.retain(|name, _| fields.contains(&name.as_str()));
+        }
+    }
+    pod
+}
+
 /// The JSON patch (RFC 6902) that makes the one pod of the other; empty when they are the same.
-pub fn patch(before: &Value, after: &Value) -> Patch {
+pub fn patch(before: &Value, after: Value) -> Patch {
     let mut before = Cow::Borrowed(before);
     // A comparison by position would rewrite every init container after ours.
-    let mut operations = move_sidecar(&mut before, after);
+    let mut operations = move_sidecar(&mut before, &after);
     compare(&mut PointerBuf::new(), &before, after, &mut operations);
     Patch(operations)
 }
 
-/// Adds what makes `after` of `before` at this place. Most of a pod stays as it is, and is looked at once.
-fn compare(place: &mut PointerBuf, before: &Value, after: &Value, operations: &mut Vec<PatchOperation>) {
-    if before == after {
+/// Adds what makes `after` of `before` at this place. Most of a pod stays as it is, and is looked at once; what is new is moved.
+fn compare(place: &mut PointerBuf, before: &Value, after: Value, operations: &mut Vec<PatchOperation>) {
+    if *before == after {
         return;
     }
-    let (Value::Object(old), Value::Object(new)) = (before, after) else {
-        for mut operation in json_patch::diff(before, after).0 {
-            let path = place.concat(operation.path());
-            match &mut operation {
-                PatchOperation::Add(add) => add.path = path,
-                PatchOperation::Remove(remove) => remove.path = path,
-                PatchOperation::Replace(replace) => replace.path = path,
-                // `diff` makes no others.
-                PatchOperation::Move(_) | PatchOperation::Copy(_) | PatchOperation::Test(_) => {}
-            }
-            operations.push(operation);
-        }
-        return;
+    let (old, mut new) = match (before, after) {
+        (Value::Object(old), Value::Object(new)) => (old, new),
+        (before, after) => return operations.extend(difference(place, before, &after)),
     };
     for (name, value) in old {
         place.push_back(name.as_str());
-        match new.get(name) {
-            Some(kept) => compare(place, value, kept, operations),
+        match new.get_mut(name) {
+            Some(kept) => compare(place, value, kept.take(), operations),
             None => operations.push(PatchOperation::Remove(RemoveOperation { path: place.clone() })),
         }
         place.pop_back();
     }
-    for (name, value) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
-        place.push_back(name.as_str());
-        operations.push(PatchOperation::Add(AddOperation { path: place.clone(), value: value.clone() }));
+    for (name, value) in new.into_iter().filter(|(name, _)| !old.contains_key(name)) {
+        place.push_back(name);
+        operations.push(PatchOperation::Add(AddOperation { path: place.clone(), value }));
         place.pop_back();
     }
+}
+
+/// What makes `after` of `before` at this place, where one of them is no object.
+fn difference(place: &PointerBuf, before: &Value, after: &Value) -> impl Iterator<Item = PatchOperation> {
+    json_patch::diff(before, after).0.into_iter().map(move |mut operation| {
+        let path = place.concat(operation.path());
+        match &mut operation {
+            PatchOperation::Add(add) => add.path = path,
+            PatchOperation::Remove(remove) => remove.path = path,
+            PatchOperation::Replace(replace) => replace.path = path,
+            // `diff` makes no others.
+            PatchOperation::Move(_) | PatchOperation::Copy(_) | PatchOperation::Test(_) => {}
+        }
+        operation
+    })
 }
 
 /// Removes our container from wherever it is, and puts it where `after` has it.

@@ -2,6 +2,7 @@
 //! proxy in the place of cluster DNS.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use dot_proxy_config::{Route, Server, Suffix};
 use schemars::JsonSchema;
@@ -39,10 +40,11 @@ pub(super) const LONGEST_SEARCH_LIST: usize = 2048;
 
 /// The reverse zones of private addresses (RFC 1918, RFC 4193), in which pods, services and nodes are: the cluster alone
 /// can answer them, and nobody outside should hear them asked.
-fn private_reverse_zones() -> impl Iterator<Item = String> {
+static PRIVATE_REVERSE_ZONES: LazyLock<Vec<Suffix>> = LazyLock::new(|| {
     let outer = ["10.in-addr.arpa", "168.192.in-addr.arpa", "c.f.ip6.arpa", "d.f.ip6.arpa"].map(str::to_owned);
-    outer.into_iter().chain((16..=31).map(|second| format!("{second}.172.in-addr.arpa")))
-}
+    let zones = outer.into_iter().chain((16..=31).map(|second| format!("{second}.172.in-addr.arpa")));
+    zones.filter_map(|zone| zone.parse().ok()).collect()
+});
 
 impl DnsOption {
     /// Reads `name` or `name:value`.
@@ -131,7 +133,7 @@ pub(super) fn routes(
         }
         if is_the_pods && !kept.is_empty() { of_own.push(suffix) } else { suffixes.push(suffix) }
     }
-    suffixes.extend(private_reverse_zones().filter_map(|zone| zone.parse().ok()));
+    suffixes.extend(PRIVATE_REVERSE_ZONES.iter().cloned());
     suffixes.retain(|suffix| !of_profile.contains(&suffix));
     let mut routes = Vec::new();
     if !suffixes.is_empty() {

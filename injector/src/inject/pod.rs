@@ -162,12 +162,12 @@ impl Pod {
 
     /// Reads a pod's JSON; what is `null` counts as left out. The error names the field.
     pub(super) fn read(pod: &Value) -> Result<Self, String> {
-        let read = if has_null(pod) {
-            serde_path_to_error::deserialize(without_nulls(pod))
-        } else {
-            serde_path_to_error::deserialize(pod)
-        };
-        read.map_err(|error| format!("{}: {}", error.path(), error.inner()))
+        // A null where it matters cannot be read at first. Nor is kept track of the field before one is known to be wrong: it takes a
+        // copy of every key.
+        Self::deserialize(pod).or_else(|_| {
+            let read = serde_path_to_error::deserialize(without_nulls(pod));
+            read.map_err(|error| format!("{}: {}", error.path(), error.inner()))
+        })
     }
 }
 
@@ -175,15 +175,6 @@ impl Spec {
     /// Every container of the pod, those that run before the others first.
     pub(super) fn all_containers(&self) -> impl Iterator<Item = &Container> {
         self.init_containers.iter().chain(&self.containers)
-    }
-}
-
-fn has_null(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(map) => map.values().any(has_null),
-        Value::Array(list) => list.iter().any(has_null),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 

@@ -206,7 +206,7 @@ fn the_same_pod_is_left_untouched_with_a_warning_where_its_namespace_alone_asks(
         assert_eq!(verdict.decision.reason(), code);
         assert_eq!(verdict.warnings.len(), 1);
         assert!(verdict.warnings[0].contains(words), "{:?}", verdict.warnings);
-        assert_eq!(patch(&pod, &patched(&verdict.decision, &pod)).0, []);
+        assert_eq!(patch(&pod, patched(&verdict.decision, &pod)).0, []);
     }
 }
 
@@ -323,7 +323,7 @@ fn only_what_is_ours_changes() {
 #[test]
 fn the_patch_adds_the_sidecar_and_rewrites_no_other_container() {
     let pod = asking(json!({"initContainers": [{"name": "a", "image": "a"}, {"name": "b", "image": "b"}]}));
-    let patch = serde_json::to_value(patch(&pod, &injected(&pod))).unwrap();
+    let patch = serde_json::to_value(patch(&pod, injected(&pod))).unwrap();
     let paths: Vec<&str> =
         patch.as_array().unwrap().iter().map(|operation| operation["path"].as_str().unwrap()).collect();
     assert_eq!(
@@ -346,7 +346,7 @@ fn called_again_after_another_webhook_put_a_container_before_ours_only_ours_move
         after["spec"]["initContainers"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["dot-proxy", "intruder", "a"]);
     assert_eq!(after["spec"]["initContainers"][0], once["spec"]["initContainers"][0]);
-    let patch = serde_json::to_value(patch(&disturbed, &after)).unwrap();
+    let patch = serde_json::to_value(patch(&disturbed, after)).unwrap();
     assert_eq!(patch.as_array().unwrap().len(), 2, "{patch}");
 }
 
@@ -479,7 +479,7 @@ fn what_is_no_pod_is_refused_and_never_panics() {
         json!({"spec": {"containers": {}}}),
     ] {
         let verdict = decide_asked(&pod);
-        patch(&pod, &patched(&verdict.decision, &pod));
+        patch(&pod, patched(&verdict.decision, &pod));
     }
     assert_eq!(denied(&decide_asked(&json!({"spec": {"containers": [{"name": 5}]}}))).code(), "malformed");
 }

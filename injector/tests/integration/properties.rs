@@ -42,7 +42,7 @@ proptest! {
         let (first, once) = injected(&pod, asks, own);
         let (second, twice) = injected(&once, asks, own);
         prop_assert_eq!(first.decision, second.decision);
-        prop_assert_eq!(&inject::patch(&once, &twice).0, &[]);
+        prop_assert_eq!(&inject::patch(&once, twice).0, &[]);
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn about_requests() -> Vec<Obstacle> {
             .unwrap_or_default(),
     };
     let value = format!("variables.annotations['{INJECT}']");
-    let names: Vec<String> = Override::ALL.into_iter().map(|known| quoted(&known.name())).collect();
+    let names: Vec<String> = Override::ALL.into_iter().map(|known| quoted(known.name())).collect();
     let names = names.join(", ");
     vec![
         Obstacle {

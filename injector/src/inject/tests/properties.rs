@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::decide_with;
-use crate::inject::{Decision, PORT_START, original, patch, patched};
+use crate::inject::{Decision, PORT_START, original, patch, patched, touched};
 use crate::settings::Settings;
 
 /// Pods of many shapes, ours and others' fields mixed, servable or not.
@@ -60,7 +60,7 @@ proptest! {
         let second = decide_with(&once, namespace_asks, &Settings::default(), &[]);
         let twice = patched(&second.decision, &once);
         prop_assert_eq!(first.decision.outcome(), second.decision.outcome());
-        prop_assert_eq!(&patch(&once, &twice).0, &[]);
+        prop_assert_eq!(&patch(&once, twice).0, &[]);
     }
 
     #[test]
@@ -84,8 +84,12 @@ proptest! {
         let verdict = decide_with(&before, true, &Settings::default(), &[]);
         let after = patched(&verdict.decision, &before);
         let mut by_patch = before.clone();
-        json_patch::patch(&mut by_patch, &patch(&before, &after)).unwrap();
+        let whole = patch(&before, after.clone());
+        json_patch::patch(&mut by_patch, &whole).unwrap();
         prop_assert_eq!(by_patch, after);
+        // The rest of the pod has no part in it.
+        let part = touched(before);
+        prop_assert_eq!(patch(&part, patched(&verdict.decision, &part)), whole);
     }
 
     #[test]
