@@ -46,11 +46,7 @@ impl World {
     }
 
     fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
-        self.within(Duration::from_secs(90), what, holds);
-    }
-
-    fn within(&self, time: Duration, what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + time;
+        let deadline = Instant::now() + Duration::from_secs(90);
         while !holds() {
             assert!(Instant::now() < deadline, "not in time: {what}");
             sleep(Duration::from_millis(200));
@@ -245,33 +241,4 @@ fn pods_are_evicted_one_after_the_other_as_their_budget_allows() {
     for name in ["web-3", "web-4", "bare", "batch-1"] {
         assert!(world.is_there(name), "{name}");
     }
-}
-
-#[test]
-#[ignore = "takes minutes: many pods"]
-fn ten_thousand_pods_none_of_which_is_as_it_should_be_fit_into_64_mib() {
-    const OF_EACH: u32 = 5_000;
-    let mut world = World::start("drift-in-full", "repair.enabled=true,repair.evictionsPerMinute=1");
-    let owners = world.workload("web");
-    let missing = pod("web", "web", &owners);
-    let outdated = world.injected(&missing, Some("registry.example/old:1"));
-    let copies = |pod: &Value, name: &str| {
-        let copy = |number| {
-            let mut copy = pod.clone();
-            copy["metadata"]["name"] = json!(format!("{name}-{number:05}"));
-            copy
-        };
-        (0..OF_EACH).map(copy).collect::<Vec<_>>()
-    };
-    world.0.spawn_injector();
-    world.eventually("the injector leads", || world.counts("missing", 0));
-    let few = world.0.resident();
-    world.0.create_all(ASKING, &copies(&missing, "missing"));
-    world.0.create_all(ASKING, &copies(&outdated, "outdated"));
-    world.within(Duration::from_secs(600), "the pods are counted", || {
-        world.counts("missing", OF_EACH) && world.counts("outdated-image", OF_EACH)
-    });
-    let all = world.0.resident();
-    eprintln!("{few} KiB without pods, {all} KiB with {OF_EACH} of each");
-    assert!(all <= 64 * 1024 && (all - few) / 10 <= 5 * 1024, "{few} KiB, then {all} KiB");
 }

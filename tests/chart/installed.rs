@@ -1,7 +1,7 @@
 //! The chart on a real API server, with the injector as a process beside it: by the account, the rights, the certificate and the
 //! Service that it has in a cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread::sleep;
@@ -106,7 +106,7 @@ impl Installed {
             vec!["--without-webhook".to_owned()]
         } else {
             // There is no kube-proxy: the Service's address is this machine's.
-            let added = self.control_plane.cluster(&["exec", "ip", "address", "add", &address, "dev", "lo"], "");
+            let added = self.control_plane.cluster(&["exec", "ip", "address", "replace", &address, "dev", "lo"], "");
             assert!(added.stderr.is_empty(), "{}", added.stderr);
             vec!["--listen".to_owned(), format!("{address}:443")]
         };
@@ -141,6 +141,20 @@ impl Installed {
             assert!(Instant::now() < deadline, "the injector is not ready: {}", self.log());
             sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Has the injector end, as a node ends it, and runs another one.
+    pub(crate) fn restart_injector(&mut self) {
+        self.control_plane.cluster(&["exec", "pkill", "-TERM", "-x", "dot-injector"], "");
+        if let Some(mut injector) = self.injector.take() {
+            injector.wait().unwrap();
+        }
+        self.start_injector();
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Runs the program with the rights of an administrator: what it printed, and its exit code.
