@@ -100,7 +100,8 @@ impl Installed {
 }
 
 impl Observed {
-    fn add(&mut self, line: &str) {
+    /// Takes note of what `OBSERVE` says.
+    pub(super) fn add(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let number = |word: &str| word.parse::<f64>().unwrap_or_else(|error| panic!("{line}: {error}"));
         match words[..] {

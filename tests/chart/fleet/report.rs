@@ -167,3 +167,25 @@ fn date() -> String {
     let output = std::process::Command::new("date").args(["-u", "+%F"]).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
+
+#[test]
+fn what_is_not_as_it_is_asked_is_marked_as_missed() {
+    let observed = |lines: &[&str]| {
+        let mut observed = super::Observed::default();
+        lines.iter().for_each(|line| observed.add(line));
+        observed
+    };
+    let report = |took, meanwhile: &[&str], resident: [u64; 2]| {
+        let (took, before, meanwhile) = (Duration::from_secs(took), observed(&[]), observed(meanwhile));
+        let changes = vec![Change { pods: PODS_OF_THE_FIRST_CHANGE, took, before, meanwhile }];
+        let memory = |(pods, resident)| Memory { pods, what: "", resident, most: resident };
+        let memory = [0, 10_000].into_iter().zip(resident).map(memory).collect();
+        Report { changes, memory, ..Report::default() }
+    };
+    let calm = ["written 0 0", "read 200 0 0.002", "create 201 0 0.003", "written 3 300"];
+    let met = report(60, &calm, [15 << 10, 64 << 10]);
+    assert!(met.missed().is_empty() && !met.table().contains("MISSED"), "{}", met.table());
+    let hasty = ["written 0 0", "read 429 0 0.002", "create 201 0 1.003", "written 3 330"];
+    let missed = report(61, &hasty, [15 << 10, 66 << 10]);
+    assert!(missed.missed().len() == 5 && missed.table().matches("MISSED").count() == 5, "{}", missed.table());
+}
