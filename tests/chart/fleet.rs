@@ -164,8 +164,8 @@ impl Installed {
 
     /// Has the profile ask this server, and waits until all its pods know it. The other one is observed for so long before.
     fn change(&self, server: &str, pods: usize, quiet: Duration) -> Change {
-        let before = self.observe(usize::MAX >> 1, quiet, || {});
-        let target = before.total() + pods;
+        let before = self.observe(1e15, quiet, || {});
+        let target = before.total() + pods as f64;
         // Four times what the pace allows, and what waves take: longer than asked for is told in the table.
         let limit = Duration::from_secs(30) + Duration::from_secs_f64(4.0 * pods as f64 / WRITES_PER_SECOND);
         let mut began = SystemTime::now();

@@ -70,7 +70,7 @@ impl Installed {
     }
 
     /// Does something, and sees what follows until the injector has written so often since it started, or for so long.
-    pub(super) fn observe(&self, target: usize, within: Duration, doing: impl FnOnce()) -> Observed {
+    pub(super) fn observe(&self, target: f64, within: Duration, doing: impl FnOnce()) -> Observed {
         let mut child = Command::new("tests/cluster/cluster")
             .args(["exec", "bash", "-c", OBSERVE, "observe"])
             .arg(self.folder())
@@ -115,14 +115,14 @@ impl Observed {
     }
 
     /// Writes since the injector was started.
-    pub(super) fn total(&self) -> usize {
-        self.written.last().map_or(0, |(_, written)| *written as usize)
+    pub(super) fn total(&self) -> f64 {
+        self.written.last().map_or(0.0, |(_, written)| *written)
     }
 
     /// From then until so often was written.
-    pub(super) fn took(&self, since: SystemTime, target: usize) -> Option<Duration> {
+    pub(super) fn took(&self, since: SystemTime, target: f64) -> Option<Duration> {
         let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
-        let (when, _) = self.written.iter().find(|(_, written)| *written >= target as f64)?;
+        let (when, _) = self.written.iter().find(|(_, written)| *written >= target)?;
         Some(Duration::from_secs_f64(when - since))
     }
 
