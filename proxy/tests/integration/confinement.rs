@@ -21,7 +21,8 @@ use crate::client::{ask, ask_over_tcp, message};
 use crate::proxy::admin;
 use crate::quic_server::{Act, QuicServer};
 use crate::server::Server;
-use crate::unbound::{Unbound, free_address};
+use crate::server::unused_address;
+use crate::unbound::Unbound;
 
 /// A configuration with its CA in a file beside it.
 async fn configuration(
@@ -33,7 +34,7 @@ async fn configuration(
     let ca = directory.file("ca.pem", &authority.pem());
     let upstream = format!("{{servers: {servers:?}, caFile: {}}}", ca.display());
     // Ports that are known beforehand, as in a pod: others cannot be listened on then.
-    let (own, admin) = (free_address().await, free_address().await);
+    let (own, admin) = (unused_address(), unused_address());
     let listen = format!("listen: {{host: 127.0.0.1, port: {}}}\nadmin: {{address: \"{admin}\"}}", own.port());
     directory.file("config.yaml", &format!("{listen}\nupstream: {upstream}\n{more}"))
 }
@@ -112,7 +113,7 @@ async fn tls_secrets_are_never_written_where_the_environment_says() {
 #[tokio::test]
 async fn what_answering_does_not_need_is_refused_and_what_it_needs_is_not() {
     let (directory, server) = (Directory::new(), TcpListener::bind("127.0.0.1:0").await.unwrap());
-    let own = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let own = unused_address();
     let text = format!("{{listen: {{port: {}}}, admin: {{address: \"127.0.0.1:1\"}}}}", own.port());
     let config = directory.file("config.json", &text);
     directory.file("other", "");
@@ -177,7 +178,7 @@ async fn every_transport_works_confined() {
         let directory = Directory::new();
         let ca = directory.file("ca.pem", &authority.pem());
         let upstream = format!("{{servers: [\"{url}\"], protocol: {protocol}, caFile: {}}}", ca.display());
-        let (own, admin) = (free_address().await, free_address().await);
+        let (own, admin) = (unused_address(), unused_address());
         let listen = format!("listen: {{host: 127.0.0.1, port: {}}}\nadmin: {{address: \"{admin}\"}}", own.port());
         let config = directory.file("config.yaml", &format!("{listen}\nupstream: {upstream}\n"));
         let mut proxy = Started::by(command(&directory, &config));

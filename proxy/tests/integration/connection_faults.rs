@@ -1,6 +1,6 @@
 //! Connections that fail under the queries that are on them. The client notices time, and nothing else.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -12,7 +12,7 @@ use crate::client::{ask, extended_error};
 use crate::load::Load;
 use crate::proxy::{Proxy, Written};
 use crate::reaction::Reaction;
-use crate::server::Server;
+use crate::server::{Server, unused_address};
 use crate::wait::until;
 
 /// How often the clients ask.
@@ -127,7 +127,7 @@ async fn no_query_is_lost_when_one_of_two_servers_swallows_what_is_sent_to_it() 
 
 #[tokio::test]
 async fn no_query_is_lost_when_one_of_two_servers_refuses_connections() {
-    let refusing = format!("tls://{}#{NAME}", refusing_address());
+    let refusing = format!("tls://{}#{NAME}", unused_address());
     right_answers_beside_a_healthy_server(&refusing, &Authority::new(), "connection-refused").await;
 }
 
@@ -193,8 +193,4 @@ async fn clients_of_two_servers_do_not_notice_that_the_certificate_of_one_was_ma
     first.replaces_its_certificate(&authority, "other.test", LAST_YEAR);
     load.finished().await.assert_all_right();
     until_told(&proxy, &first.url(), "certificate-name-mismatch").await;
-}
-
-fn refusing_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -10,7 +10,7 @@ use tokio::net::UdpSocket;
 
 use crate::authority::{Authority, LAST_YEAR, NAME};
 use crate::client::query;
-use crate::server::udp_and_tcp;
+use crate::server::unused_address;
 use crate::wait::until;
 
 /// A running CoreDNS; it ends with this value.
@@ -35,8 +35,7 @@ impl CoreDns {
         let directory = std::env::temp_dir().join(format!("dot-proxy-coredns-{}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         let (certificate, key) = authority.certificate(NAME, LAST_YEAR);
-        let plain = udp_and_tcp().await.0.local_addr().unwrap();
-        let quic = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (plain, quic) = (unused_address(), unused_address());
         for (file, text) in [
             ("Corefile", corefile(plain.port(), quic.port(), resolver)),
             ("certificate.pem", certificate.pem()),

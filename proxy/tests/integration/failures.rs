@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use tokio::net::TcpListener;
 
 use crate::authority::{Authority, NAME};
 use crate::client::{ask, extended_error};
 use crate::load::Load;
 use crate::proxy::Proxy;
 use crate::reaction::Reaction;
-use crate::server::Server;
+use crate::server::{Server, unused_address};
 
 #[tokio::test]
 async fn a_query_outlives_its_connection() {
@@ -36,7 +35,7 @@ async fn a_connection_that_the_server_closes_when_idle_is_opened_again() {
 async fn the_next_server_answers_when_the_first_cannot_be_reached() {
     let authority = Authority::new();
     let server = Server::tls(&authority).await;
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let gone = unused_address();
     let proxy = Proxy::with(&[&format!("tls://{gone}#{NAME}"), &server.url()], &authority, "");
     assert_eq!(ask(proxy.address, "a.example.com.").await.answers.len(), 1);
     assert_eq!(proxy.admin("/readyz").await.0, 200);
@@ -59,7 +58,7 @@ async fn the_next_server_answers_when_the_first_is_silent() {
 #[tokio::test]
 async fn an_upstream_that_cannot_be_reached_answers_once_it_is_back() {
     let authority = Authority::new();
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let address = unused_address();
     let proxy = Proxy::with(&[&format!("tls://{address}#{NAME}")], &authority, "");
     let reply = ask(proxy.address, "www.example.com.").await;
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);

@@ -13,7 +13,7 @@ use crate::client::{ask, extended_error};
 use crate::load::{Load, Outcomes};
 use crate::proxy::{Proxy, Written};
 use crate::reaction::Reaction;
-use crate::server::Server;
+use crate::server::{Server, unused_address};
 use crate::wait::until;
 
 /// A client notices no wait shorter than this.
@@ -61,7 +61,7 @@ async fn one_lossy_server_of_three_loses_no_query_and_makes_none_late() {
 
 #[tokio::test]
 async fn one_dead_server_of_three_that_refuses_connections_makes_no_query_late() {
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = unused_address();
     nobody_notices(&format!("tls://{gone}#{NAME}"), &Authority::new(), 1.1).await;
 }
 

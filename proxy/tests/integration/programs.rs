@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::authority::{Authority, LAST_YEAR, NAME};
 use crate::client::{ask, ask_this, extended_error, message};
 use crate::proxy::{Proxy, Written};
-use crate::server::Server;
+use crate::server::{Server, unused_address};
 use crate::unbound::Unbound;
 use crate::wait::until;
 
@@ -286,9 +286,7 @@ async fn no_version_of_tls_before_1_2_is_offered() {
 #[tokio::test]
 async fn a_server_that_is_away_is_told_from_one_that_cannot_be_believed() {
     let authority = Authority::new();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = unused_address();
     for (program, url) in
         [("curl", format!("https://{address}/dns-query#{NAME}")), ("kdig", format!("tls://{address}#{NAME}"))]
     {

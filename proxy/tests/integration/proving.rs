@@ -10,7 +10,7 @@ use crate::authority::{Authority, NAME};
 use crate::blackhole::Blackhole;
 use crate::quic_server::{Act, QuicServer};
 use crate::reaction::Reaction;
-use crate::server::Server;
+use crate::server::{Server, unused_address};
 use crate::unbound::Unbound;
 use crate::wait::until;
 
@@ -48,7 +48,7 @@ async fn who_does_not_prove_who_it_is_gets_no_query_and_is_told_apart() {
     let expired = Server::tls_with_certificate(&authority, NAME, 2021).await;
     let unknown = Server::tls(&other).await;
     let (good, blackhole) = (Server::tls(&authority).await, Blackhole::new());
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = unused_address();
     let urls =
         [misnamed.url(), expired.url(), unknown.url(), blackhole.url(), format!("tls://{gone}#{NAME}"), good.url()];
     let failed = |cause| Err(Unproved::Failed(cause));
@@ -112,7 +112,7 @@ async fn servers_of_a_route_are_asked_for_its_zone_and_pins_are_not_theirs() {
         Server::plain(|_, _| Reaction::Answer).await,
         Server::tls(&Authority::new()).await,
     );
-    let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = unused_address();
     let pins = format!("pins: [\"sha256/{}=\"]", "A".repeat(43));
     let pinned = upstream(&authority, &[&encrypted.url()], &pins);
     let urls = [encrypted.url(), format!("udp://{}", plain.address), unknown.url(), format!("udp://{gone}")];

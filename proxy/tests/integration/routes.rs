@@ -3,13 +3,12 @@
 use std::collections::HashSet;
 
 use hickory_proto::op::{Message, ResponseCode};
-use tokio::net::UdpSocket;
 
 use crate::authority::Authority;
 use crate::client::{ask, extended_error};
 use crate::proxy::Proxy;
 use crate::reaction::Reaction;
-use crate::server::Server;
+use crate::server::{Server, unused_address};
 
 fn proxy_in_cluster(upstream: &Server, cluster_dns: std::net::SocketAddr, authority: &Authority) -> Proxy {
     let more = format!(
@@ -39,7 +38,7 @@ async fn each_name_goes_where_its_suffix_says() {
 async fn a_name_of_the_cluster_stays_inside_even_when_cluster_dns_is_down() {
     let authority = Authority::new();
     let upstream = Server::tls(&authority).await;
-    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = unused_address();
     let proxy = proxy_in_cluster(&upstream, nobody, &authority);
     let reply = ask(proxy.address, "web.demo.svc.cluster.local.").await;
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);

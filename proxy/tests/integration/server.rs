@@ -1,6 +1,6 @@
 //! Servers on loopback that do what a test tells them: DNS over TLS with certificates of the test's own CA, and plain DNS.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -46,12 +46,12 @@ impl Server {
         authority: &Authority,
         react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static,
     ) -> Self {
-        Self::tls_at("127.0.0.1:0".parse().unwrap(), authority, NAME, LAST_YEAR, react).await
+        Self::tls_at(unused_address(), authority, NAME, LAST_YEAR, react).await
     }
 
     /// A DNS-over-TLS server whose certificate is for this name and valid until this year.
     pub async fn tls_with_certificate(authority: &Authority, name: &str, last_year: i32) -> Self {
-        Self::tls_at("127.0.0.1:0".parse().unwrap(), authority, name, last_year, |_, _| Reaction::Answer).await
+        Self::tls_at(unused_address(), authority, name, last_year, |_, _| Reaction::Answer).await
     }
 
     /// The same at an address that is known beforehand.
@@ -70,8 +70,9 @@ impl Server {
 
     /// A server of plain DNS, UDP and TCP, that reacts as told.
     pub async fn plain(react: impl Fn(&str, usize) -> Reaction + Send + Sync + 'static) -> Self {
-        let (socket, listener) = udp_and_tcp().await;
-        let server = Self::new(socket.local_addr().unwrap(), None, react);
+        let address = unused_address();
+        let (socket, listener) = (UdpSocket::bind(address).await.unwrap(), TcpListener::bind(address).await.unwrap());
+        let server = Self::new(address, None, react);
         let seen = Arc::clone(&server.seen);
         tokio::spawn(async move {
             let mut buffer = [0; 4096];
@@ -195,13 +196,7 @@ fn name_in(query: &[u8]) -> String {
     Message::from_vec(query).unwrap().queries[0].name().to_string().to_lowercase()
 }
 
-/// Sockets of both kinds with the same port.
-pub async fn udp_and_tcp() -> (UdpSocket, TcpListener) {
-    for _ in 0..16 {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
-            return (socket, listener);
-        }
-    }
-    panic!("no port was free for both UDP and TCP");
+/// An address at which nobody listens, nor will by chance.
+pub fn unused_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, dot_test_ports::reserve()))
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::net::TcpStream;
 
 use crate::authority::{Authority, LAST_YEAR, NAME};
-use crate::server::udp_and_tcp;
+use crate::server::unused_address;
 use crate::wait::until;
 
 /// Where Debian's package `unbound` puts it.
@@ -34,7 +34,7 @@ impl Unbound {
         let directory = std::env::temp_dir().join(format!("dot-proxy-unbound-{}-{count}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         let (certificate, key) = authority.certificate(NAME, LAST_YEAR);
-        let (plain, tls, https) = (free_address().await, free_address().await, free_address().await);
+        let (plain, tls, https) = (unused_address(), unused_address(), unused_address());
         let configuration = configuration(&directory.display().to_string(), [plain, tls, https], origin);
         for (file, text) in [
             ("unbound.conf", configuration),
@@ -87,11 +87,6 @@ impl Drop for Unbound {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// Chosen by the system and free a moment ago: nobody else takes it by chance.
-pub async fn free_address() -> SocketAddr {
-    udp_and_tcp().await.1.local_addr().unwrap()
 }
 
 fn configuration(directory: &str, [plain, tls, https]: [SocketAddr; 3], origin: &str) -> String {

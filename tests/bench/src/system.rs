@@ -6,7 +6,6 @@ pub(crate) mod limits;
 pub(crate) mod network;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -308,23 +307,6 @@ pub(crate) fn own_cpu() -> Duration {
     // SAFETY: the timespec lives through the call. This clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-/// A free port of these loopback addresses, for TCP and UDP alike.
-pub(crate) fn free_port(addresses: &[std::net::Ipv4Addr]) -> io::Result<u16> {
-    for _ in 0..64 {
-        let first = std::net::TcpListener::bind((addresses[0], 0))?;
-        let port = first.local_addr()?.port();
-        let free = |address: &std::net::Ipv4Addr| {
-            let at = SocketAddr::from((*address, port));
-            let tcp = *address == addresses[0] || std::net::TcpListener::bind(at).is_ok();
-            tcp && std::net::UdpSocket::bind(at).is_ok()
-        };
-        if addresses.iter().all(free) {
-            return Ok(port);
-        }
-    }
-    Err(io::Error::other("no port is free for both TCP and UDP"))
 }
 
 fn length_of<T>() -> libc::socklen_t {

@@ -1,13 +1,14 @@
 //! Real servers, as child processes, which answer every name with the same addresses.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dot_test_ports::reserve;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 /// The name in the servers' certificate.
@@ -18,6 +19,9 @@ pub const OTHER_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// Where Debian's package `unbound` puts it.
 const UNBOUND: &str = "/usr/sbin/unbound";
+
+/// What the servers complain of, in their folder.
+const ERRORS: &str = "errors";
 
 /// What is not there by then never will be.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,17 +45,18 @@ impl Servers {
         let directory = std::env::temp_dir().join(format!("dot-profiler-{}-{count}", std::process::id()));
         fs::create_dir(&directory).unwrap();
         write_certificates(&directory);
-        let [plain, tls, https, quic] = free_ports().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let [plain, tls, https, quic] = std::array::from_fn(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, reserve())));
         let mut servers = Self { directory, children: Vec::new(), tls, https, quic: None };
         let configuration = unbound(&servers.directory.display().to_string(), plain, tls, https);
         fs::write(servers.directory.join("unbound.conf"), configuration).unwrap();
         servers.run(Command::new(UNBOUND).args(["-d", "-p", "-c", "unbound.conf"]));
-        wait_for(tls);
+        servers.wait_until("unbound takes connections", || TcpStream::connect(https).is_ok()); // what it binds last
         if let Some(program) = coredns() {
             let corefile =
                 format!("quic://.:{} {{\n    tls certificate.pem key.pem\n    forward . {plain}\n}}\n", quic.port());
             fs::write(servers.directory.join("Corefile"), corefile).unwrap();
             servers.run(&mut Command::new(program));
+            servers.wait_until("CoreDNS listens", || listens_over_udp(quic.port()));
             servers.quic = Some(quic);
         }
         servers
@@ -62,8 +67,20 @@ impl Servers {
         self.directory.join("ca.pem").display().to_string()
     }
 
+    /// Waits for what will be so of a server that was started.
+    fn wait_until(&mut self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            let ended = self.children.iter_mut().any(|child| !matches!(child.try_wait(), Ok(None)));
+            let errors = || fs::read_to_string(self.directory.join(ERRORS)).unwrap();
+            assert!(!ended && Instant::now() < deadline, "it never came about that {what}: {}", errors());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn run(&mut self, command: &mut Command) {
-        let command = command.current_dir(&self.directory).stdout(Stdio::null()).stderr(Stdio::null());
+        let errors = fs::File::options().create(true).append(true).open(self.directory.join(ERRORS)).unwrap();
+        let command = command.current_dir(&self.directory).stdout(Stdio::null()).stderr(errors);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}; see make install"));
         self.children.push(child);
     }
@@ -92,22 +109,10 @@ fn write_certificates(directory: &std::path::Path) {
     fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
 }
 
-/// Free a moment ago, for TCP and UDP: nobody else takes them by chance.
-fn free_ports() -> [u16; 4] {
-    let listeners: Vec<_> = (0..64)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .filter(|listener| UdpSocket::bind(listener.local_addr().unwrap()).is_ok())
-        .take(4)
-        .collect();
-    std::array::from_fn(|index| listeners[index].local_addr().unwrap().port())
-}
-
-fn wait_for(server: SocketAddr) {
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(server).is_err() {
-        assert!(Instant::now() < deadline, "unbound never took connections at {server}");
-        thread::sleep(Duration::from_millis(5));
-    }
+/// Whether a socket has this port, by the kernel's list.
+fn listens_over_udp(port: u16) -> bool {
+    let lists = ["/proc/net/udp", "/proc/net/udp6"].map(|list| fs::read_to_string(list).unwrap_or_default());
+    lists.concat().contains(&format!(":{port:04X} "))
 }
 
 /// Where the recipe of the test cluster puts it (`tests/cluster/cluster build coredns`), or where `DOT_COREDNS` says.

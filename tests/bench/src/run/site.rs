@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dot_test_ports::reserve;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
 
 use super::contender::{Contender, Places, Programs};
@@ -165,12 +166,11 @@ impl Site {
     fn begin(&self, wrapper: &[&str], contender: &Contender, start: Start) -> Outcome<Server> {
         let folder = self.fresh(&contender.name);
         fs::create_dir(&folder).during(format_args!("making {}", folder.display()))?;
-        let free = || system::free_port(&UPSTREAMS[..1]).during("looking for a port");
         let places = Places {
             host: start.host,
             cache: start.cache,
-            port: free()?,
-            admin: free()?,
+            port: reserve(),
+            admin: reserve(),
             upstream: start.upstream,
             upstreams: start.upstreams,
             threads: start.threads,
@@ -191,7 +191,7 @@ impl Site {
 
     /// Starts so many upstreams, on one port of 127.0.0.1 and 127.0.0.2.
     pub(super) fn upstreams(&self, count: usize) -> Outcome<Vec<Upstream>> {
-        let port = system::free_port(&UPSTREAMS[..count]).during("looking for a port")?;
+        let port = reserve();
         UPSTREAMS[..count].iter().map(|address| self.upstream_at(SocketAddrV4::new(*address, port))).collect()
     }
 
@@ -214,7 +214,7 @@ impl Site {
 
     /// Puts a round trip of so many milliseconds before an upstream: the process, and the port to connect to.
     pub(super) fn delay(&self, upstream: &Upstream, round_trip: u64) -> Outcome<(Process, u16)> {
-        let port = system::free_port(&UPSTREAMS[..1]).during("looking for a port")?;
+        let port = reserve();
         let at = |port| SocketAddrV4::new(UPSTREAMS[0], port).to_string();
         let mut command = self.tool("delay");
         command.args(["--listen", &at(port), "--to", &at(upstream.port), "--round-trip", &round_trip.to_string()]);
