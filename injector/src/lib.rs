@@ -30,6 +30,7 @@ pub mod limits;
 pub mod manifest;
 pub mod metrics;
 pub mod operator;
+mod pages;
 pub mod profile;
 pub mod quantity;
 pub mod readiness;

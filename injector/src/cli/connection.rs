@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::{Failure, block_on};
 use crate::causes::with_causes;
+use crate::pages;
 
 /// Lists are read in pages of so many.
 const PAGE: u32 = 500;
@@ -75,19 +76,11 @@ impl Connection {
 }
 
 /// Every object of a kind, page by page.
-pub(super) async fn each<K>(api: &Api<K>, mut take: impl FnMut(K)) -> kube::Result<()>
+pub(super) async fn each<K>(api: &Api<K>, take: impl FnMut(K)) -> kube::Result<()>
 where
     K: Clone + DeserializeOwned + std::fmt::Debug,
 {
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let page = api.list(&params).await?;
-        page.items.into_iter().for_each(&mut take);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(()),
-        }
-    }
+    pages::each(ListParams::default().limit(PAGE), async |params| api.list(&params).await, take).await
 }
 
 /// Every object of a kind.

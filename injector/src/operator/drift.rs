@@ -32,6 +32,7 @@ use crate::causes::with_causes;
 use crate::cluster::ClusterDns;
 use crate::events::Teller;
 use crate::metrics::Metrics;
+use crate::pages;
 use crate::profile::{Profiles, WatchedProfiles};
 use crate::settings::Settings;
 use crate::state::{self, Facts, State};
@@ -141,15 +142,9 @@ impl<'a> Drift<'a> {
     async fn list(&mut self, namespace: &str) -> kube::Result<()> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let without = format!("{INJECTED_LABEL}!=true");
-        let mut params = ListParams::default().labels(&without).fields(NOT_ENDED).limit(PAGE);
-        loop {
-            let page = pods.list_metadata(&params).await?;
-            page.items.iter().for_each(|pod| self.asked.insert(pod));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => return Ok(()),
-            }
-        }
+        let params = ListParams::default().labels(&without).fields(NOT_ENDED).limit(PAGE);
+        let list = async |params| pods.list_metadata(&params).await;
+        pages::each(params, list, |pod| self.asked.insert(&pod)).await
     }
 
     /// Reads one pod of which it is not known how it stands.

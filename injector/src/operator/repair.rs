@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::fleet::Place;
 use super::pods::{PAGE, TEMPLATE_HASH};
 use crate::metrics::Metrics;
+use crate::pages;
 use crate::settings;
 use crate::state::{Facts, Namespace, State};
 
@@ -221,17 +222,14 @@ async fn owned(pods: &Api<Pod>, pod: &Pod, owner: &str) -> kube::Result<Vec<(Str
     if let Some(hash) = pod.labels().get(TEMPLATE_HASH) {
         params = params.labels(&format!("{TEMPLATE_HASH}={hash}"));
     }
-    loop {
-        let page = pods.list(&params).await?;
-        let its = page.items.iter().filter(|pod| {
-            pod.metadata.deletion_timestamp.is_none() && controller(pod).is_some_and(|its| its.uid == owner)
-        });
-        owned.extend(its.map(|pod| (pod.uid().unwrap_or_default(), is_ready(pod))));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(owned),
+    let list = async |params| pods.list(&params).await;
+    pages::each(params, list, |pod| {
+        if pod.metadata.deletion_timestamp.is_none() && controller(&pod).is_some_and(|its| its.uid == owner) {
+            owned.push((pod.uid().unwrap_or_default(), is_ready(&pod)));
         }
-    }
+    })
+    .await?;
+    Ok(owned)
 }
 
 fn is_ready(pod: &Pod) -> bool {
