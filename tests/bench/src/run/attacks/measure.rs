@@ -117,7 +117,7 @@ impl Server {
                 attacked.most_memory = self.server.process.most_resident()?;
                 // Memory may be given back later than the next round begins, but not later than all are over.
                 let last = attacked.rounds.len() == scale.rounds_of(kind);
-                attacked.after = self.recovered(attacked.before, if last { SLACK } else { u64::MAX / 2 })?;
+                attacked.after = self.recovered(attacked.before, last.then_some(SLACK))?;
             }
         }
         attacked.dropped = network::dropped_at(self.server.port)?.saturating_sub(drops.0);
@@ -158,12 +158,13 @@ impl Server {
         Ok(Held { memory: self.server.process.resident()?, descriptors: self.server.process.descriptors()? })
     }
 
-    /// What it holds once nothing is left of the attack but so much memory, or when it has had the time.
-    fn recovered(&self, before: Held, slack: u64) -> Outcome<Held> {
+    /// What it holds once no descriptor is left of the attack, and of memory no more than this if it matters; or when it has had the time.
+    fn recovered(&self, before: Held, slack: Option<u64>) -> Outcome<Held> {
         let deadline = Instant::now() + RECOVERY;
         loop {
             let held = self.held()?;
-            let recovered = held.descriptors <= before.descriptors && held.memory <= before.memory + slack;
+            let given_back = slack.is_none_or(|slack| held.memory <= before.memory + slack);
+            let recovered = held.descriptors <= before.descriptors && given_back;
             if recovered || Instant::now() > deadline {
                 return Ok(held);
             }
