@@ -8,6 +8,7 @@ capture=$state/capture.pcap
 start_capture() {
   stop_capture
   rm -f "$capture"
+  : >"$state/tcpdump.log" # read before tcpdump has written anything
   # shellcheck disable=SC2016 # expanded by the inner shell
   node sh -c 'echo $$ >"$1.pid" && exec tcpdump -i any -Q in -n -U -Z root -w "$1" ip' sh "$capture" >"$state/tcpdump.log" 2>&1 </dev/null &
   local deadline=$((SECONDS + 10))
